@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds engine directories from Hugging Face checkpoints."""

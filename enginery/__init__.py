@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds LLM inference engines ahead of time and serves them.
+
+>>> from enginery import LLM, SamplingParams
+>>> llm = LLM("path/to/engine")
+>>> llm.generate(["The field"], SamplingParams(max_tokens=16))
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from enginery.runtime.llm import LLM, AsyncLLM, SamplingParams
+
+__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
+
+# Loaded on first use, so that `import enginery` and the command line start at once.
+_EXPORTS = {
+    "LLM": "enginery.runtime.llm",
+    "AsyncLLM": "enginery.runtime.llm",
+    "SamplingParams": "enginery.runtime.llm",
+}
+
+__version__ = importlib.metadata.version("enginery")
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+../../enginery/__init__.py
