@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Structs that begin with `abi_size`, the size the caller knows. A caller compiled with an older header has fewer members than
-// we, one compiled with a newer header has more; members are only ever appended, so the common front means the same to both.
+// Structs that begin with `abi_size`, the size the caller knows. A caller compiled with an older
+// header has fewer members than we, one compiled with a newer header has more; members are only
+// ever appended, so the common front means the same to both.
 #ifndef ENGINERY_SRC_API_ABI_STRUCT_H_
 #define ENGINERY_SRC_API_ABI_STRUCT_H_
 
@@ -21,12 +22,13 @@ inline constexpr uint64_t kMaxAbiSize = 4096;
 inline void CheckAbiSize(uint64_t abi_size, const char* type) {
   if (abi_size >= sizeof(uint64_t) && abi_size <= kMaxAbiSize) return;
   throw Error(ENGINERY_INVALID_ARGUMENT, std::string(type) + ".abi_size is " +
-                                             std::to_string(abi_size) + "; set it to sizeof(" + type +
-                                             ")");
+                                             std::to_string(abi_size) + "; set it to sizeof(" +
+                                             type + ")");
 }
 
-// What the caller gave, over `defaults` where the caller's struct is older. Throws when a newer caller sets a member that this
-// library does not have: ignoring it would do something else than what was asked.
+// What the caller gave, over `defaults` where the caller's struct is older. Throws when a newer
+// caller sets a member that this library does not have: ignoring it would do something else than
+// what was asked.
 template <class T>
 T ReadAbiStruct(const T* from, T defaults, const char* type) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -46,7 +48,8 @@ T ReadAbiStruct(const T* from, T defaults, const char* type) {
   return defaults;
 }
 
-// Fills the caller's struct as far as it goes, zero where it is newer than ours; `abi_size` stays the caller's.
+// Fills the caller's struct as far as it goes, zero where it is newer than ours; `abi_size` stays
+// the caller's.
 template <class T>
 void WriteAbiStruct(const T& value, T* to, uint64_t abi_size, const char* type) {
   static_assert(std::is_trivially_copyable_v<T>);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one exception type of the library. It carries the status code that the C interface returns; src/api turns it into
-// that code and a message, and nothing else catches it.
+// The one exception type of the library. It carries the status code that the C interface returns;
+// src/api turns it into that code and a message. Others catch it only to say more (which file) and
+// throw it on.
 #ifndef ENGINERY_SRC_BASE_ERROR_H_
 #define ENGINERY_SRC_BASE_ERROR_H_
 
