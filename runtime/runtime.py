@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The serving loop over one engine: submit requests, poll what happens to them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from . import abi
+from .engine import Engine
+from .errors import InvalidArgumentError, NotFoundError, ShutDownError
+from .event import Event, read_event
+from .executor import Executor, ExecutorTable
+from .library import check, load_library, take_string
+from .request import RequestStruct, TokenIds
+from .sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """Options of `Runtime`; 0 leaves a limit to the engine. As `enginery_runtime_options`."""
+
+    kv_cache_bytes: int = 0
+    """Budget of the KV cache; 0: enough for max_batch_size sequences of max_seq_len, at most half
+    of the free memory."""
+    max_batch_size: int = 0
+    max_num_tokens: int = 0
+    max_queue_size: int = 0
+    """Waiting requests before QueueFullError; 0: no bound."""
+    policy: str = "GUARANTEED_NO_EVICT"
+    """Or "MAX_UTILIZATION" or "STATIC_BATCH"."""
+    enable_chunked_context: bool = True
+    """Whether long prompts are prefilled in pieces beside decodes."""
+    enable_block_reuse: bool = True
+    """Whether equal prefixes share their KV blocks (prefix cache)."""
+    max_chunk_tokens: int = 0
+    """The longest piece of a prompt in one step; 0: max_num_tokens."""
+    num_threads: int = 0
+    """Of the cpu executor; 0: as many as this process may run on."""
+    isa: str | None = None
+    """Of the cpu executor: "auto", "avx512", "avx2", "portable"; None: ENGINERY_ISA or auto."""
+    iteration_stats_capacity: int = 1000
+    """Iterations kept for `Runtime.iterations`."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters since the start and the state at this moment; as `enginery_stats`."""
+
+    num_iterations: int
+    num_waiting: int
+    num_running: int
+    num_blocks: int
+    num_free_blocks: int
+    num_cached_blocks: int
+    num_requests: int
+    num_finished: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    num_reused_tokens: int
+    num_output_tokens: int
+    step_ns: int
+    scheduler_ns: int
+    block_bytes: int
+    workspace_bytes: int
+    num_scheduled_tokens: int
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One step of the serving loop."""
+
+    iteration: int
+    start_ns: int
+    duration_ns: int
+    executor_ns: int
+    num_sequences: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_waiting: int
+    num_used_blocks: int
+    num_preempted: int
+
+
+class Runtime:
+    """The C++ serving loop, with its step thread, over an engine.
+
+    Everything may be called from any thread. `close` waits until no other thread is in a call; a
+    thread that polls is woken by it.
+
+    Args:
+        engine: stays open while the runtime is; several runtimes may share it.
+        options: limits, policy, threads.
+        executor: what runs the steps; None: the built-in executor of the engine's target.
+
+    Raises:
+        InvalidArgumentError: an option is out of range.
+        EngineMismatchError: the engine is for another target, or has an op that the executor lacks.
+        OutOfMemoryError: the KV cache or the workspace cannot be had.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: RuntimeOptions | None = None,
+        *,
+        executor: Executor | None = None,
+    ) -> None:
+        self.engine = engine
+        self.options = options or RuntimeOptions()
+        self._library = load_library()
+        self._calls = 0
+        self._idle = threading.Condition()
+        self._handle: ctypes.c_void_p | None = None
+        # The struct is copied by create; the callbacks in it are called until destroy.
+        self._executor_table = ExecutorTable(executor) if executor is not None else None
+        raw = self._raw_options(self.options)
+        handle = ctypes.c_void_p()
+        check(
+            self._library.enginery_runtime_create(
+                engine.handle, ctypes.byref(raw), ctypes.byref(handle)
+            )
+        )
+        self._handle = handle
+
+    def submit(
+        self,
+        prompt_token_ids: TokenIds,
+        sampling_params: SamplingParams | None = None,
+        *,
+        streaming: bool = True,
+        priority: int = 0,
+        timeout_ms: int = 0,
+        bad_token_sequences: Sequence[TokenIds] = (),
+    ) -> int:
+        """Queues a request and returns its id, unique in this runtime and never 0.
+
+        Args:
+            prompt_token_ids: int [num_prompt_tokens], each in [0, vocab_size).
+            sampling_params: None: the defaults.
+            streaming: True: an event whenever tokens come; False: one per sequence at its end.
+            priority: larger is admitted first.
+            timeout_ms: ends with "TIMEOUT" so long after now; 0: never.
+            bad_token_sequences: the tokens of the words in `sampling_params.bad`, which only a
+                tokenizer knows; `Tokenizer.bad_token_sequences` gives them.
+
+        Raises:
+            InvalidArgumentError: names the field, its value and what is accepted.
+            QueueFullError: `max_queue_size` requests wait already.
+            ShutDownError: `shutdown` or `close` was called.
+        """
+        params = sampling_params or SamplingParams()
+        if params.bad and not bad_token_sequences:
+            raise InvalidArgumentError(
+                f"bad = {list(params.bad)!r}: words need a tokenizer; give their tokens as "
+                "bad_token_sequences, or submit through LLM"
+            )
+        request = RequestStruct(
+            prompt_token_ids,
+            params,
+            vocab_size=self.engine.info.vocab_size,
+            bad_token_sequences=bad_token_sequences,
+            streaming=streaming,
+            priority=priority,
+            timeout_ms=timeout_ms,
+        )
+        request_id = ctypes.c_uint64()
+        with self._call() as handle:
+            check(
+                self._library.enginery_runtime_submit(
+                    handle, ctypes.byref(request.struct), ctypes.byref(request_id)
+                )
+            )
+        return request_id.value
+
+    def cancel(self, request_id: int) -> bool:
+        """Ends a request soon, with "CANCELLED"; False when it has ended or never was."""
+        with self._call() as handle:
+            try:
+                check(self._library.enginery_runtime_cancel(handle, request_id))
+            except NotFoundError:
+                return False
+        return True
+
+    def poll(self, timeout_ms: int = 1000) -> list[Event]:
+        """Waits for events and returns all there are, in order; [] after `timeout_ms`.
+
+        Args:
+            timeout_ms: 0: does not wait; -1: waits for ever.
+
+        Raises:
+            ShutDownError: the runtime was shut down and its last event was polled.
+        """
+        events = ctypes.c_void_p()
+        with self._call() as handle:
+            check(self._library.enginery_runtime_poll(handle, timeout_ms, ctypes.byref(events)))
+        try:
+            count = self._library.enginery_events_count(events)
+            vocab_size = self.engine.info.vocab_size
+            get = self._library.enginery_events_get
+            return [read_event(get(events, i).contents, vocab_size) for i in range(count)]
+        finally:
+            self._library.enginery_events_free(events)
+
+    def stats(self) -> Stats:
+        """Counters and the state at this moment."""
+        raw = abi.Stats(abi_size=ctypes.sizeof(abi.Stats))
+        with self._call() as handle:
+            check(self._library.enginery_runtime_stats(handle, ctypes.byref(raw)))
+        return Stats(**{name: getattr(raw, name) for name in Stats.__dataclass_fields__})
+
+    def iterations(self) -> list[Iteration]:
+        """The last `iteration_stats_capacity` iterations, oldest first."""
+        text = ctypes.c_void_p()
+        with self._call() as handle:
+            check(self._library.enginery_runtime_iterations_json(handle, ctypes.byref(text)))
+        names = Iteration.__dataclass_fields__
+        return [
+            Iteration(**{name: entry[name] for name in names})
+            for entry in json.loads(take_string(text))
+        ]
+
+    @property
+    def executor_name(self) -> str:
+        """Kernels of the cpu executor ("avx512", "avx2", "portable"), or the executor's name."""
+        with self._call() as handle:
+            return str(self._library.enginery_runtime_executor_name(handle).decode())
+
+    def shutdown(self, *, drain: bool = True, timeout_ms: int = -1) -> None:
+        """Takes no more requests; what remains of their events can still be polled.
+
+        Args:
+            drain: True: waits until all requests are finished; False: cancels them.
+            timeout_ms: how long to wait before the rest is cancelled; -1: for ever.
+        """
+        with self._call() as handle:
+            check(self._library.enginery_runtime_shutdown(handle, int(drain), timeout_ms))
+
+    def close(self) -> None:
+        """Cancels what runs, joins the threads and frees everything; twice is harmless."""
+        with self._idle:
+            handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        # Wakes a thread that polls, so that the wait below ends.
+        self._library.enginery_runtime_shutdown(handle, 0, 0)
+        with self._idle:
+            self._idle.wait_for(lambda: self._calls == 0)
+        self._library.enginery_runtime_destroy(handle)
+        self._executor_table = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+    def _call(self) -> _Call:
+        return _Call(self)
+
+    def _raw_options(self, options: RuntimeOptions) -> abi.RuntimeOptions:
+        if options.policy not in abi.POLICIES:
+            raise InvalidArgumentError(
+                f"policy = {options.policy!r}: must be one of {', '.join(abi.POLICIES)}"
+            )
+        raw = abi.RuntimeOptions()
+        self._library.enginery_runtime_options_init(ctypes.byref(raw), ctypes.sizeof(raw))
+        for name in RuntimeOptions.__dataclass_fields__:
+            value: Any = getattr(options, name)
+            if name == "policy":
+                value = abi.POLICIES[value]
+            elif name == "isa":
+                value = None if value is None else value.encode()
+            else:
+                bits = 8 * getattr(abi.RuntimeOptions, name).size
+                if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+                    raise InvalidArgumentError(f"{name} = {value}: does not fit into {bits} bits")
+            setattr(raw, name, value)
+        if self._executor_table is not None:
+            raw.executor = ctypes.pointer(self._executor_table.struct)
+        return raw
+
+
+class _Call:
+    """Keeps a runtime from being destroyed while a thread is in one of its functions."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> ctypes.c_void_p:
+        with self._runtime._idle:
+            handle = self._runtime._handle
+            if handle is None:
+                raise ShutDownError("the runtime is closed")
+            self._runtime._calls += 1
+            return handle
+
+    def __exit__(self, *_: object) -> None:
+        with self._runtime._idle:
+            self._runtime._calls -= 1
+            if self._runtime._calls == 0:
+                self._runtime._idle.notify_all()
