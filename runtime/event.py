@@ -22,11 +22,11 @@ class Event:
     request_id: int
     sequence_index: int
     finish_reason: str | None
-    """"END_ID", "STOP", "LENGTH", "CANCELLED", "TIMEOUT" or "ERROR"; None: goes on."""
+    """One of "END_ID", "STOP", "LENGTH", "CANCELLED", "TIMEOUT", "ERROR"; None: goes on."""
     is_last: bool
     """No event of this request follows."""
     status: str
-    """"OK", or the status with which it ended in ERROR."""
+    """The status with which it ended in ERROR; else "OK"."""
     error: str
     token_ids: list[int]
     """New since the last event of the sequence."""
