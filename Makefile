@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +26,7 @@ PYTHON_FILES = typings/enginery $(wildcard tests benchmarks examples)
 
 .PHONY: help demo install test test-cpp test-python lint format sanitize fuzz clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # pip and CMake run in parallel themselves; two pips in one environment must not
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,9 +40,8 @@ test: test-cpp test-python  ## run all C++ and Python tests that need no GPU
 
 test-cpp: $(STAMPS)/tools
 	@echo "==> building the C++ tests"
-	@cmake -S . -B build/tests -DENGINERY_BUILD_TESTS=ON -DENGINERY_BUILD_FUZZERS=ON > build-tests.log 2>&1 \
-	  && cmake --build build/tests >> build-tests.log 2>&1 || { cat build-tests.log; rm build-tests.log; exit 1; }
-	@rm build-tests.log
+	@cmake -S . -B build/tests --log-level=WARNING -DENGINERY_BUILD_TESTS=ON -DENGINERY_BUILD_FUZZERS=ON
+	@cmake --build build/tests -- --quiet
 	@ctest --test-dir build/tests --output-on-failure
 
 test-python: install
@@ -62,10 +64,14 @@ format: $(STAMPS)/dev  ## rewrite Python and C++ in the project's style
 
 sanitize: $(STAMPS)/tools  ## run the C++ tests and the fuzz corpus under ASan and UBSan
 	@echo "==> building the C++ tests with sanitizers"
-	@cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	@cmake -S . -B build/sanitize --log-level=WARNING -DCMAKE_BUILD_TYPE=RelWithDebInfo \
 	  -DENGINERY_BUILD_TESTS=ON -DENGINERY_BUILD_FUZZERS=ON -DENGINERY_SANITIZE=address,undefined
-	@cmake --build build/sanitize
+	@cmake --build build/sanitize -- --quiet
 	@ctest --test-dir build/sanitize --output-on-failure
+
+fuzz: sanitize  ## fuzz each target for FUZZ_SECONDS (60), under ASan and UBSan
+	@for corpus in tests/cpp/fuzz/corpus/*/; do name=$$(basename $$corpus); echo "==> $$name"; \
+	  build/sanitize/tests/cpp/$$name -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) $$corpus || exit 1; done
 
 clean:  ## remove what was built (not .venv)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -86,7 +92,7 @@ $(STAMPS)/tools: $(STAMPS)/venv
 $(STAMPS)/serve: pyproject.toml | $(STAMPS)/tools
 	@echo "==> installing enginery[serve] (builds the C++ core)"
 	@$(INSTALL) '.[serve]'
-	@touch $@
+	@touch $@ $(STAMPS)/core
 
 # torch goes first: what depends on it must find it there and not choose another.
 $(STAMPS)/dev: pyproject.toml | $(STAMPS)/tools
@@ -94,7 +100,7 @@ $(STAMPS)/dev: pyproject.toml | $(STAMPS)/tools
 	@$(PIP) torch==2.13.0 'numpy<2'
 	@echo "==> installing enginery[dev,serve] (builds the C++ core)"
 	@$(INSTALL) '.[dev,serve]'
-	@touch $@ $(STAMPS)/serve
+	@touch $@ $(STAMPS)/serve $(STAMPS)/core
 
 # Python is used in place; the library is built again after a change in C++.
 $(STAMPS)/core: $(CORE_SOURCES) | $(STAMPS)/tools

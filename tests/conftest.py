@@ -20,7 +20,9 @@ def _fail_instead(report: pytest.TestReport | pytest.CollectReport) -> None:
     where = report.longrepr
     reason = where[2] if isinstance(where, tuple) else str(where)
     report.outcome = "failed"
-    report.longrepr = f"{report.nodeid}: {reason}\nA skip outside the markers {MAY_SKIP} fails in CI."
+    report.longrepr = (
+        f"{report.nodeid}: {reason}\nA skip outside the markers {MAY_SKIP} fails in CI."
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -29,9 +29,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def _in_declared_spelling(self, args: list[str]) -> list[str]:
         declared = self._option_string_actions
-        by_kebab_case = {
-            name.replace("_", "-"): name for name in declared if name.startswith("--")
-        }
+        by_kebab_case = {name.replace("_", "-"): name for name in declared if name.startswith("--")}
         spelled: list[str] = []
         for position, arg in enumerate(args):
             if arg == "--":

@@ -73,17 +73,17 @@ constexpr bool are_plain_integers_v =
     std::is_integral_v<A> && std::is_integral_v<B> && !std::is_same_v<A, bool> &&
     !std::is_same_v<B, bool> && !std::is_same_v<A, char> && !std::is_same_v<B, char>;
 
-#define ENGINERY_TEST_COMPARISON(name, op, std_cmp)                                  \
-  struct name {                                                                      \
-    static constexpr const char* symbol = #op;                                       \
-    template <typename A, typename B>                                                \
-    static bool holds(const A& a, const B& b) {                                      \
-      if constexpr (are_plain_integers_v<A, B>) {                                    \
-        return std_cmp(a, b);                                                        \
-      } else {                                                                       \
-        return a op b;                                                               \
-      }                                                                              \
-    }                                                                                \
+#define ENGINERY_TEST_COMPARISON(name, op, std_cmp) \
+  struct name {                                     \
+    static constexpr const char* symbol = #op;      \
+    template <typename A, typename B>               \
+    static bool holds(const A& a, const B& b) {     \
+      if constexpr (are_plain_integers_v<A, B>) {   \
+        return std_cmp(a, b);                       \
+      } else {                                      \
+        return a op b;                              \
+      }                                             \
+    }                                               \
   };
 ENGINERY_TEST_COMPARISON(Equal, ==, std::cmp_equal)
 ENGINERY_TEST_COMPARISON(NotEqual, !=, std::cmp_not_equal)
@@ -96,16 +96,18 @@ ENGINERY_TEST_COMPARISON(GreaterEqual, >=, std::cmp_greater_equal)
 template <typename Comparison, typename A, typename B>
 bool compare(const char* file, int line, const char* text, const A& a, const B& b) {
   if (Comparison::holds(a, b)) return true;
-  fail(file, line, std::string(text) + ": " + show(a) + " " + Comparison::symbol + " " + show(b) +
-                       " does not hold");
+  fail(file, line,
+       std::string(text) + ": " + show(a) + " " + Comparison::symbol + " " + show(b) +
+           " does not hold");
   return false;
 }
 
 inline bool near(const char* file, int line, const char* text, double a, double b,
                  double tolerance) {
   if (std::fabs(a - b) <= tolerance) return true;  // false for NaN
-  fail(file, line, std::string(text) + ": |" + show(a) + " - " + show(b) + "| = " +
-                       show(std::fabs(a - b)) + " > " + show(tolerance));
+  fail(file, line,
+       std::string(text) + ": |" + show(a) + " - " + show(b) + "| = " + show(std::fabs(a - b)) +
+           " > " + show(tolerance));
   return false;
 }
 
@@ -118,8 +120,8 @@ bool throws(const char* file, int line, const char* text, const std::string& mes
     if constexpr (std::is_base_of_v<std::exception, Exception>) {
       const std::string message = caught.what();
       if (message.find(message_part) == std::string::npos) {
-        fail(file, line, std::string(text) + ": message \"" + message + "\" lacks \"" +
-                             message_part + "\"");
+        fail(file, line,
+             std::string(text) + ": message \"" + message + "\" lacks \"" + message_part + "\"");
         return false;
       }
     }
@@ -166,48 +168,46 @@ inline int run_all(const std::string& filter) {
 
 }  // namespace enginery::test
 
-#define TEST(name)                                                               \
-  static void enginery_test_##name();                                            \
-  static const ::enginery::test::Registration enginery_registration_##name{      \
-      #name, &enginery_test_##name};                                             \
+#define TEST(name)                                                                                 \
+  static void enginery_test_##name();                                                              \
+  static const ::enginery::test::Registration enginery_registration_##name{#name,                  \
+                                                                           &enginery_test_##name}; \
   static void enginery_test_##name()
 
-#define CHECK(condition)                                                                     \
-  do {                                                                                       \
-    if (!(condition)) ::enginery::test::fail(__FILE__, __LINE__, #condition " is false");    \
+#define CHECK(condition)                                                                  \
+  do {                                                                                    \
+    if (!(condition)) ::enginery::test::fail(__FILE__, __LINE__, #condition " is false"); \
   } while (false)
-#define REQUIRE(condition)                                                       \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      ::enginery::test::fail(__FILE__, __LINE__, #condition " is false");        \
-      throw ::enginery::test::Abandoned{};                                       \
-    }                                                                            \
+#define REQUIRE(condition)                                                \
+  do {                                                                    \
+    if (!(condition)) {                                                   \
+      ::enginery::test::fail(__FILE__, __LINE__, #condition " is false"); \
+      throw ::enginery::test::Abandoned{};                                \
+    }                                                                     \
   } while (false)
 
-#define ENGINERY_COMPARE(comparison, a, b)                                                    \
-  ::enginery::test::compare<::enginery::test::comparison>(__FILE__, __LINE__, #a " vs " #b,   \
-                                                          (a), (b))
+#define ENGINERY_COMPARE(comparison, a, b)                                                       \
+  ::enginery::test::compare<::enginery::test::comparison>(__FILE__, __LINE__, #a " vs " #b, (a), \
+                                                          (b))
 #define CHECK_EQ(a, b) static_cast<void>(ENGINERY_COMPARE(Equal, a, b))
 #define CHECK_NE(a, b) static_cast<void>(ENGINERY_COMPARE(NotEqual, a, b))
 #define CHECK_LT(a, b) static_cast<void>(ENGINERY_COMPARE(Less, a, b))
 #define CHECK_LE(a, b) static_cast<void>(ENGINERY_COMPARE(LessEqual, a, b))
 #define CHECK_GT(a, b) static_cast<void>(ENGINERY_COMPARE(Greater, a, b))
 #define CHECK_GE(a, b) static_cast<void>(ENGINERY_COMPARE(GreaterEqual, a, b))
-#define REQUIRE_EQ(a, b)                                                              \
-  do {                                                                                \
-    if (!ENGINERY_COMPARE(Equal, a, b)) throw ::enginery::test::Abandoned{};          \
+#define REQUIRE_EQ(a, b)                                                     \
+  do {                                                                       \
+    if (!ENGINERY_COMPARE(Equal, a, b)) throw ::enginery::test::Abandoned{}; \
   } while (false)
 
 // |a - b| <= tolerance, in double; a NaN on either side fails.
-#define CHECK_NEAR(a, b, tolerance)                                                            \
+#define CHECK_NEAR(a, b, tolerance) \
   static_cast<void>(::enginery::test::near(__FILE__, __LINE__, #a " vs " #b, (a), (b), (tolerance)))
 
 // The expression throws `type`, and (with _WITH) its what() contains `part`.
 #define CHECK_THROWS(expression, type) CHECK_THROWS_WITH(expression, type, "")
-#define CHECK_THROWS_WITH(expression, type, part)                                            \
-  static_cast<void>(::enginery::test::throws<type>(__FILE__, __LINE__, #expression, (part),  \
+#define CHECK_THROWS_WITH(expression, type, part)                                           \
+  static_cast<void>(::enginery::test::throws<type>(__FILE__, __LINE__, #expression, (part), \
                                                    [&] { static_cast<void>(expression); }))
 
-int main(int argc, char** argv) {
-  return ::enginery::test::run_all(argc > 1 ? argv[1] : "");
-}
+int main(int argc, char** argv) { return ::enginery::test::run_all(argc > 1 ? argv[1] : ""); }
