@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A rank's program as docs/engine-format.md describes it, after every offset, shape, dtype and index was checked by the
-// reader: whoever holds a Program may follow its pointers and indices without checking them again. What the operations
-// mean (operand counts, dtypes and shapes an op accepts) is checked by the executor when it prepares the program.
+// A rank's program as docs/engine-format.md describes it, after every offset, shape, dtype and
+// index was checked by the reader: whoever holds a Program may follow its pointers and indices
+// without checking them again. What the operations mean (operand counts, dtypes and shapes an op
+// accepts) is checked by the executor when it prepares the program.
 #ifndef ENGINERY_SRC_ENGINE_PROGRAM_H_
 #define ENGINERY_SRC_ENGINE_PROGRAM_H_
 
@@ -69,8 +70,8 @@ struct Program {
   std::vector<Step> steps;
 };
 
-// Typed look-ups in attributes; throw Error(ENGINERY_INVALID_PROGRAM) naming `owner` and the attribute when it is missing, of another
-// type, or (Int) outside [low, high].
+// Typed look-ups in attributes; throw Error(ENGINERY_INVALID_PROGRAM) naming `owner` and the
+// attribute when it is missing, of another type, or (Int) outside [low, high].
 int64_t GetInt(const Attributes& attributes, std::string_view name, int64_t low, int64_t high,
                std::string_view owner);
 double GetFloat(const Attributes& attributes, std::string_view name, std::string_view owner);
