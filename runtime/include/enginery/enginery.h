@@ -142,7 +142,8 @@ ENGINERY_API enginery_status enginery_engine_get_info(const enginery_engine* eng
 
 /* Header, section table and program of one rank as JSON (UTF-8). The caller frees *json with enginery_string_free:
  *   {"header": {field: value}, "sections": [{"name","offset","bytes","alignment","flags","sha256"}],
- *    "attributes": {name: value}, "tensors": [{"name","dtype","layout","shape","section","offset","bytes"}],
+ *    "attributes": {name: value},
+ *    "tensors": [{"name","dtype","layout","shape","section" (its name),"offset","bytes"}],
  *    "values": [{"name","dtype","rows","columns"}],
  *    "steps": [{"op","version","inputs": [name or null],"outputs": [name],"attributes": {name: value}}]} */
 ENGINERY_API enginery_status enginery_engine_describe_json(const enginery_engine* engine, int64_t rank, char** json);
