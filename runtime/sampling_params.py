@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InvalidArgumentError
+from .options import Unsupported, explains_unknown_options
 
 MAX_LOGPROBS = 20
 
 # Options of TensorRT-LLM's SamplingParams that are refused: the values that leave them off (None
 # always does) and why there is nothing else. Ignoring them would change the user's results.
-UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+UNSUPPORTED: Unsupported = {
     "use_beam_search": ((False,), "beam search is not built; n > 1 draws independent sequences"),
     "best_of": (
         (1,),
@@ -55,36 +54,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "spaces_between_special_tokens": ((False,), "the text is what the tokenizer's decoder gives"),
 }
 
-T = TypeVar("T")
 
-
-def _explains_unknown_options(cls: type[T]) -> type[T]:
-    """Makes a dataclass refuse options that it lacks with a reason, all of them at once."""
-    initialise = cls.__init__
-
-    @functools.wraps(initialise)
-    def __init__(self: T, *args: Any, **options: Any) -> None:
-        known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-        problems = []
-        for name in [name for name in options if name not in known]:
-            value = options.pop(name)
-            if name in UNSUPPORTED:
-                neutral, reason = UNSUPPORTED[name]
-                if value is not None and not any(value is off or value == off for off in neutral):
-                    problems.append(f"{name} = {value!r}: not supported: {reason}")
-                continue
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"{name}: there is no such option{hint}")
-        if problems:
-            raise InvalidArgumentError.from_problems(cls.__name__, problems)
-        initialise(self, *args, **options)
-
-    setattr(cls, "__init__", __init__)  # noqa: B010 - an assignment does not type-check
-    return cls
-
-
-@_explains_unknown_options
+@explains_unknown_options(UNSUPPORTED)
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """One request's sampling, checked when it is made; `dataclasses.replace` makes variants.
