@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way from a checkpoint to an engine directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.checkpoint.config import ModelConfig, read_config
+from enginery.builder.checkpoint.expected import check_tensors
+from enginery.builder.engine.container import (
+    WEIGHTS_ALIGNMENT,
+    Header,
+    Section,
+    bytes_section,
+    write_container,
+)
+from enginery.builder.engine.description import checkpoint_identity, engine_config, manifest
+from enginery.builder.engine.directory import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    EngineDirectory,
+    check_output,
+)
+from enginery.builder.engine.program import TENSOR_ALIGNMENT, Program
+from enginery.builder.engine.token_bytes import encode_token_bytes
+from enginery.builder.memory import PeakMemory
+from enginery.builder.memory_plan import MemoryPlan, plan_memory
+from enginery.builder.models.decoder import build_decoder
+from enginery.builder.network.network import Network
+from enginery.builder.network.passes.fuse_gate_up import fuse_gate_up
+from enginery.builder.network.passes.fuse_qkv import fuse_qkv
+from enginery.builder.network.passes.fuse_residual import fuse_residual
+from enginery.builder.network.passes.quantize import quantize
+from enginery.builder.network.verifier import verify
+from enginery.builder.options import ENGINE_DTYPES, BuildOptions, BuildRequest, resolve_options
+from enginery.builder.sharding.mapping import Mapping
+from enginery.builder.sharding.shard import check_shardable, shard
+from enginery.builder.sku import Sku, load_sku
+from enginery.builder.targets.registry import TARGETS
+from enginery.builder.targets.target import Payload, Target
+from enginery.builder.tokenizer.vocabulary import UNUSED, TokenText, read_vocabulary
+from enginery.quantization import SCHEMES
+
+# Copied beside the engine, where they are there, for whoever makes prompts for it.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes of packed weights written, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class PlannedBuild:
+    """Everything about a build that is decided before a weight is read.
+
+    Attributes:
+        request: what was asked for.
+        options: what that comes to.
+        config: the model.
+        sku: the hardware.
+        target: what it is lowered to.
+        payloads: the lowered network of each rank.
+        tokens: the vocabulary's bytes.
+        plan: memory of the engine when it runs.
+    """
+
+    request: BuildRequest
+    options: BuildOptions
+    config: ModelConfig
+    sku: Sku
+    target: Target
+    payloads: tuple[Payload, ...]
+    tokens: tuple[TokenText, ...]
+    plan: MemoryPlan
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build took and gave.
+
+    Attributes:
+        output: the engine directory.
+        seconds: wall time.
+        peak_anonymous_bytes: largest resident anonymous memory of the process while it wrote.
+        largest_tensor_bytes: sizes in the checkpoint of its two largest tensors.
+        file_bytes: size of each rank's file.
+    """
+
+    output: Path
+    seconds: float
+    peak_anonymous_bytes: int
+    largest_tensor_bytes: tuple[int, ...]
+    file_bytes: tuple[int, ...]
+
+
+def plan_build(request: BuildRequest) -> PlannedBuild:
+    """Does all of a build but reading weights: every check, the lowered network, the memory plan.
+
+    Raises:
+        BuildError: one of its subclasses, by what is wrong.
+    """
+    sku = load_sku(request.sku)
+    config = read_config(request.model)
+    options = resolve_options(request, config, sku)
+    check_shardable(config, options.tp_size)
+    check_output(request.output, overwrite=request.overwrite)
+    plain = verify(build_decoder(config), after="models")
+    with Checkpoint(request.model) as checkpoint:
+        check_tensors(checkpoint, plain)
+    network = run_passes(plain, options)
+    target = TARGETS[sku.target]
+    payloads = tuple(
+        target.lower(
+            verify(shard(network, Mapping(options.tp_size, rank)), after="sharding"), options
+        )
+        for rank in range(options.tp_size)
+    )
+    programs = [payload.program for payload in payloads]
+    plan = plan_memory(network, programs, options, sku, request.kv_cache_bytes)
+    tokens = (
+        [UNUSED] * config.vocab_size
+        if request.skip_tokenizer
+        else read_vocabulary(request.model, config.vocab_size)
+    )
+    return PlannedBuild(request, options, config, sku, target, payloads, tuple(tokens), plan)
+
+
+def run_passes(network: Network, options: BuildOptions) -> Network:
+    """Runs all rewrites in order, verifying the network after each."""
+    network = verify(fuse_qkv(network), after="fuse_qkv")
+    network = verify(fuse_gate_up(network), after="fuse_gate_up")
+    network = verify(fuse_residual(network), after="fuse_residual")
+    dtype, scheme = ENGINE_DTYPES[options.dtype], SCHEMES[options.qformat]
+    return verify(quantize(network, dtype, scheme), after="quantize")
+
+
+def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) -> BuildSummary:
+    """Writes the engine directory of a planned build.
+
+    Args:
+        planned: from `plan_build`.
+        progress: called as weights are written.
+
+    Raises:
+        CheckpointError: a weight cannot be quantised or stored.
+        OSError: a file cannot be read or written.
+    """
+    start = time.monotonic()
+    request, options = planned.request, planned.options
+    version = importlib.metadata.version("enginery")
+    with (
+        PeakMemory() as memory,
+        Checkpoint(request.model) as checkpoint,
+        EngineDirectory(request.output, overwrite=request.overwrite) as directory,
+        ThreadPoolExecutor(1) as background,
+    ):
+        identity = background.submit(checkpoint_identity, request.model, checkpoint.files)
+        counter = _Counter(planned.plan.weight_bytes, progress)
+        for rank, payload in enumerate(planned.payloads):
+            path = directory.path / f"rank{rank}.engine"
+            _write_rank(path, rank, payload, planned, checkpoint, counter, version)
+        directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
+        if not request.skip_tokenizer:
+            _copy_tokenizer(request.model, directory.path)
+        directory.write_json(
+            MANIFEST_FILE,
+            manifest(
+                directory.path,
+                target=planned.target.name,
+                variant=planned.payloads[0].variant,
+                options=options,
+                checkpoint=identity.result(),
+                plan=planned.plan,
+                version=version,
+            ),
+        )
+        file_bytes = tuple(
+            (directory.path / f"rank{rank}.engine").stat().st_size
+            for rank in range(options.tp_size)
+        )
+        largest = sorted(checkpoint.tensor_bytes().values(), reverse=True)[:2]
+        directory.commit()
+    return BuildSummary(
+        directory.output,
+        time.monotonic() - start,
+        memory.peak_bytes,
+        tuple(largest),
+        file_bytes,
+    )
+
+
+class _Counter:
+    """Adds up what all ranks have written."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def add(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        self._progress(self._done, self._total)
+
+
+def _write_rank(
+    path: Path,
+    rank: int,
+    payload: Payload,
+    planned: PlannedBuild,
+    checkpoint: Checkpoint,
+    counter: _Counter,
+    version: str,
+) -> None:
+    program = payload.program
+    header = Header(
+        target=planned.target.name,
+        sku=planned.sku.name,
+        variant=payload.variant,
+        tp_size=planned.options.tp_size,
+        tp_rank=rank,
+        builder_version=version,
+    )
+    weights = Section(
+        "weights",
+        program.weight_bytes(),
+        lambda: _weight_chunks(program, payload, checkpoint, counter),
+        alignment=WEIGHTS_ALIGNMENT,
+    )
+    sections = [
+        bytes_section("program", program.encode(weights_section=2)),
+        bytes_section("token_bytes", encode_token_bytes(planned.tokens)),
+        weights,
+    ]
+    write_container(path, header, sections)
+
+
+def _weight_chunks(
+    program: Program, payload: Payload, checkpoint: Checkpoint, counter: _Counter
+) -> Iterator[bytes | memoryview]:
+    """The bytes of the weights section: the tensors in order, padded between."""
+    current, written = 0, 0
+    for index, chunk in payload.pack(checkpoint):
+        if index != current:
+            assert index == current + 1 and written == program.tensors[current].num_bytes
+            yield bytes(-written % TENSOR_ALIGNMENT)
+            current, written = index, 0
+        yield chunk
+        num_bytes = memoryview(chunk).nbytes
+        written += num_bytes
+        counter.add(num_bytes)
+    assert current == len(program.tensors) - 1 and written == program.tensors[current].num_bytes
+
+
+def _copy_tokenizer(model: Path, directory: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (model / name).exists():
+            shutil.copyfile(model / name, directory / name)

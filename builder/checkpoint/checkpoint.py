@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint's weights, in one safetensors file or in shards with an index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.builder.checkpoint.fields import read_json_object
+from enginery.builder.checkpoint.safetensors import (
+    MAX_HEADER_BYTES,
+    STORAGE_DTYPES,
+    SafetensorsFile,
+)
+from enginery.builder.errors import CheckpointError, Problem, Problems
+from enginery.quantization import bfloat16_to_float32
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """dtype ("F32", "F16" or "BF16" where it can be imported) and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The weights of a checkpoint directory, mapped and read by slices.
+
+    Attributes:
+        directory: where it is.
+        files: the weight files, in the order in which they are hashed.
+        tensors: dtype and shape by tensor name.
+
+    Raises:
+        CheckpointError: from the constructor, when the files are missing, malformed, or not what
+            the index says.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._files: dict[str, SafetensorsFile] = {}
+        self._file_of: dict[str, SafetensorsFile] = {}
+        try:
+            self._open(_weight_map(directory))
+        except CheckpointError:
+            self.close()
+            raise
+        self.files = [file.path for file in self._files.values()]
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(file.tensors[name].dtype, file.tensors[name].shape)
+            for name, file in self._file_of.items()
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmaps all files."""
+        for file in self._files.values():
+            file.close()
+
+    def read(
+        self, name: str, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> npt.NDArray[Any]:
+        """Returns a read-only view of part of a tensor as it is stored (bfloat16 as uint16).
+
+        Args:
+            name: a name in `tensors`.
+            rows: of dimension 0.
+            columns: of dimension 1; only for tensors of rank 2.
+        """
+        array = self._file_of[name].read(name)
+        return array[rows, columns] if array.ndim == 2 else array[rows]
+
+    def read_float32(
+        self, name: str, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> npt.NDArray[np.float32]:
+        """As `read`, converted exactly to float32 where it is stored in another dtype."""
+        stored = self.read(name, rows, columns)
+        if self.tensors[name].dtype == "BF16":
+            return bfloat16_to_float32(stored)
+        return stored.astype(np.float32, copy=False)
+
+    def tensor_bytes(self) -> dict[str, int]:
+        """Size of each tensor as it is stored."""
+        return {
+            name: file.tensors[name].end - file.tensors[name].begin
+            for name, file in self._file_of.items()
+        }
+
+    def _open(self, weight_map: dict[str, str] | None) -> None:
+        problems = Problems(str(self.directory), CheckpointError)
+        names = [SINGLE_FILE] if weight_map is None else sorted(set(weight_map.values()))
+        for name in names:
+            try:
+                self._files[name] = SafetensorsFile(self.directory / name)
+            except CheckpointError as error:
+                problems.found += [
+                    Problem(f"{name}: {problem.field}", problem.message, problem.fix)
+                    for problem in error.problems
+                ]
+        problems.raise_if_any()
+        for file_name, file in self._files.items():
+            for tensor in file.tensors:
+                if weight_map is not None and weight_map.get(tensor) != file_name:
+                    where = weight_map.get(tensor, "nowhere")
+                    problems.add(tensor, f"is in {file_name}; the index says {where}")
+                self._file_of[tensor] = file
+        for tensor in weight_map or {}:
+            if tensor not in self._file_of:
+                problems.add(tensor, f"is in {INDEX_FILE} but in none of the files")
+        problems.raise_if_any()
+
+
+def unsupported_dtypes(tensors: Mapping[str, TensorInfo]) -> list[Problem]:
+    """Names the tensors whose dtype cannot be imported."""
+    accepted = ", ".join(STORAGE_DTYPES)
+    return [
+        Problem(name, f"has dtype {info.dtype}; {accepted} can be imported")
+        for name, info in tensors.items()
+        if info.dtype not in STORAGE_DTYPES
+    ]
+
+
+def _weight_map(directory: Path) -> dict[str, str] | None:
+    """The index's map from tensor to file name; None where one file holds all.
+
+    Raises:
+        CheckpointError: there are no safetensors files, or the index is malformed.
+    """
+    if (directory / SINGLE_FILE).exists():
+        return None
+    path = directory / INDEX_FILE
+    if not path.exists():
+        raise _no_weights(directory)
+    index = read_json_object(path, CheckpointError, max_bytes=MAX_HEADER_BYTES)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(str(path), [Problem("weight_map", "is not an object with entries")])
+    problems = Problems(str(path), CheckpointError)
+    for tensor, name in weight_map.items():
+        # A name with a folder in it could lead out of the checkpoint.
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            problems.add(f"weight_map.{tensor}", f"{name!r} is not the name of a file")
+    problems.raise_if_any()
+    return weight_map
+
+
+def _no_weights(directory: Path) -> CheckpointError:
+    if not directory.is_dir():
+        return CheckpointError(str(directory), [Problem("directory", "does not exist")])
+    pickles = sorted({path.name for pattern in PICKLE_PATTERNS for path in directory.glob(pattern)})
+    if pickles:
+        return CheckpointError(
+            str(directory),
+            [
+                Problem(
+                    "weights",
+                    f"only pickled weights are there ({', '.join(pickles[:4])}); unpickling runs "
+                    "code from the file, so they are not read",
+                    "save the checkpoint again with save_pretrained(safe_serialization=True)",
+                )
+            ],
+        )
+    return CheckpointError(
+        str(directory), [Problem("weights", f"neither {SINGLE_FILE} nor {INDEX_FILE} is there")]
+    )

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`config.json` and `manifest.json` of an engine directory.
+
+`config.json` keeps TensorRT-LLM's names, so that what reads its engines' limits reads ours.
+`manifest.json` says where the engine came from and what its files must be.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginery.builder.checkpoint.config import ModelConfig
+from enginery.builder.engine.container import FORMAT_VERSION
+from enginery.builder.engine.directory import MANIFEST_FILE, MANIFEST_KIND
+from enginery.builder.hashing import sha256_of_file
+from enginery.builder.memory_plan import MemoryPlan
+from enginery.builder.options import BuildOptions
+from enginery.quantization import SCHEMES
+
+MANIFEST_VERSION = 1
+
+
+def engine_config(config: ModelConfig, options: BuildOptions, version: str) -> dict[str, Any]:
+    """Returns `config.json`."""
+    rope = config.raw.get("rope_parameters") or config.raw.get("rope_scaling")
+    return {
+        "version": version,
+        "pretrained_config": {
+            "architecture": config.family.architecture,
+            "dtype": options.dtype,
+            "logits_dtype": "float32",
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_position_embeddings,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "num_key_value_heads": config.num_kv_heads,
+            "head_size": config.head_dim,
+            "hidden_act": "silu",
+            "intermediate_size": config.intermediate_size,
+            "norm_epsilon": config.norm_epsilon,
+            "position_embedding_type": "rope_gpt_neox",
+            "rotary_base": config.rope.theta,
+            "rotary_scaling": rope if config.rope.rope_type != "default" else None,
+            "qk_layernorm": config.family.qk_norm,
+            "use_parallel_embedding": False,
+            "mapping": {
+                "world_size": options.tp_size,
+                "tp_size": options.tp_size,
+                "pp_size": 1,
+            },
+            "quantization": {
+                "quant_algo": SCHEMES[options.qformat].quant_algo,
+                "kv_cache_quant_algo": None,
+            },
+        },
+        "build_config": {
+            "max_input_len": options.max_input_len,
+            "max_seq_len": options.max_seq_len,
+            "max_batch_size": options.max_batch_size,
+            "max_beam_width": 1,
+            "max_num_tokens": options.max_num_tokens,
+            "kv_cache_type": "paged",
+            "gather_context_logits": False,
+            "gather_generation_logits": False,
+            "plugin_config": {"tokens_per_block": options.tokens_per_block},
+        },
+    }
+
+
+def checkpoint_identity(directory: Path, weight_files: list[Path]) -> dict[str, Any]:
+    """Returns the name and hashes of a checkpoint; reads every byte of its weights."""
+    return {
+        "name": directory.resolve().name,
+        "config_sha256": sha256_of_file(directory / "config.json"),
+        "weights": [_file_entry(path) for path in weight_files],
+    }
+
+
+def manifest(
+    directory: Path,
+    *,
+    target: str,
+    variant: str,
+    options: BuildOptions,
+    checkpoint: dict[str, Any],
+    plan: MemoryPlan,
+    version: str,
+) -> dict[str, Any]:
+    """Returns `manifest.json` for the files that stand in `directory`, which it hashes."""
+    files = sorted(path for path in directory.iterdir() if path.name != MANIFEST_FILE)
+    scheme = SCHEMES[options.qformat]
+    return {
+        "kind": MANIFEST_KIND,
+        "manifest_version": MANIFEST_VERSION,
+        "format_version": FORMAT_VERSION,
+        "target": target,
+        "sku": options.sku,
+        "variant": variant,
+        "tp_size": options.tp_size,
+        "built_with": {
+            "enginery": version,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "checkpoint": checkpoint,
+        "quantization": {
+            "qformat": options.qformat,
+            "weight_dtype": scheme.weight_dtype or options.dtype,
+            "activation_dtype": scheme.activation_dtype or options.dtype,
+            "kv_cache_dtype": options.kv_cache_dtype,
+            "calibration": None,
+        },
+        "memory_plan": plan.to_json(),
+        "files": [_file_entry(path) for path in files],
+    }
+
+
+def _file_entry(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine takes in memory when it runs, reckoned before it is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enginery.builder.engine.program import ITEM_BYTES, Buffer, Program
+from enginery.builder.errors import LimitError, Problem
+from enginery.builder.memory import host_memory_bytes
+from enginery.builder.network.network import Network
+from enginery.builder.options import ENGINE_DTYPES, BuildOptions
+from enginery.builder.sku import Sku
+
+I8_SCALE_BYTES = 4  # beside each row of an i8 value
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Memory of all ranks together, in bytes.
+
+    Attributes:
+        memory_bytes: what the hardware has.
+        weight_bytes: packed weights, mapped from the engine's files.
+        workspace_bytes: values of a step of max_num_tokens tokens and max_batch_size logit rows.
+        kv_bytes_per_token: keys and values of one token in all layers.
+        kv_block_bytes: of one block of tokens_per_block tokens.
+        kv_cache_bytes: planned for the KV cache, a whole number of blocks.
+        num_kv_blocks: how many that are.
+        num_full_sequences: how many sequences of max_seq_len tokens they hold.
+    """
+
+    memory_bytes: int
+    weight_bytes: int
+    workspace_bytes: int
+    kv_bytes_per_token: int
+    kv_block_bytes: int
+    kv_cache_bytes: int
+    num_kv_blocks: int
+    num_full_sequences: int
+
+    def to_json(self) -> dict[str, int]:
+        """The attributes by name."""
+        return dataclasses.asdict(self)
+
+
+def plan_memory(
+    network: Network,
+    programs: Sequence[Program],
+    options: BuildOptions,
+    sku: Sku,
+    kv_cache_bytes: int | None,
+) -> MemoryPlan:
+    """Reckons the memory and checks that it is there.
+
+    Args:
+        network: of the whole model.
+        programs: of all ranks.
+        options: limits in effect.
+        sku: gives the memory, and the share of it for the KV cache.
+        kv_cache_bytes: what to plan for the KV cache; None plans the SKU's share of what is free,
+            at most what max_batch_size sequences of max_seq_len take.
+
+    Raises:
+        LimitError: something does not fit; the message names the largest that does.
+    """
+    memory_bytes = host_memory_bytes() if sku.memory_bytes is None else sku.memory_bytes
+    weight_bytes = sum(program.weight_bytes() for program in programs)
+    row_bytes = _row_bytes(programs)
+    workspace_bytes = (
+        options.max_num_tokens * row_bytes["tokens"] + options.max_batch_size * row_bytes["logits"]
+    )
+    free_bytes = memory_bytes - weight_bytes - workspace_bytes
+    if free_bytes <= 0:
+        raise _no_room(memory_bytes, weight_bytes, row_bytes, options)
+
+    config = network.config
+    per_token = (
+        2 * config.num_layers * config.num_kv_heads * config.head_dim
+        * ITEM_BYTES[ENGINE_DTYPES[options.kv_cache_dtype]]
+    )  # fmt: skip
+    block_bytes = per_token * options.tokens_per_block
+    blocks_per_sequence = -(-options.max_seq_len // options.tokens_per_block)
+    if kv_cache_bytes is None:
+        useful = options.max_batch_size * blocks_per_sequence
+        num_blocks = min(int(free_bytes * sku.kv_cache_fraction) // block_bytes, useful)
+    elif kv_cache_bytes > free_bytes:
+        raise _limit(
+            "kv_cache_bytes",
+            f"{kv_cache_bytes} do not fit: of {memory_bytes} bytes of memory, weights take "
+            f"{weight_bytes} and the workspace {workspace_bytes}",
+            f"the largest that fits is {free_bytes}",
+        )
+    else:
+        num_blocks = kv_cache_bytes // block_bytes
+    if num_blocks < blocks_per_sequence:
+        source = "given" if kv_cache_bytes is not None else "planned, a share of the free memory"
+        raise _limit(
+            "max_seq_len",
+            f"one sequence of {options.max_seq_len} tokens takes "
+            f"{blocks_per_sequence * block_bytes} bytes of KV cache; "
+            f"{num_blocks * block_bytes} are {source}",
+            f"the largest max_seq_len that fits is {num_blocks * options.tokens_per_block}; "
+            f"the largest kv_cache_bytes is {free_bytes}",
+        )
+    return MemoryPlan(
+        memory_bytes=memory_bytes,
+        weight_bytes=weight_bytes,
+        workspace_bytes=workspace_bytes,
+        kv_bytes_per_token=per_token,
+        kv_block_bytes=block_bytes,
+        kv_cache_bytes=num_blocks * block_bytes,
+        num_kv_blocks=num_blocks,
+        num_full_sequences=num_blocks // blocks_per_sequence,
+    )
+
+
+def describe_plan(plan: MemoryPlan, options: BuildOptions) -> str:
+    """Returns the plan as lines for a person, with the limits that it was made for."""
+    rows = [
+        ("weights", format_bytes(plan.weight_bytes), f"qformat {options.qformat}, {options.dtype}"),
+        (
+            "workspace",
+            format_bytes(plan.workspace_bytes),
+            f"max_num_tokens {options.max_num_tokens}, max_batch_size {options.max_batch_size}",
+        ),
+        (
+            "KV cache",
+            format_bytes(plan.kv_cache_bytes),
+            f"{plan.num_kv_blocks} blocks of {options.tokens_per_block} tokens, "
+            f"{options.kv_cache_dtype}, {plan.kv_bytes_per_token} bytes per token",
+        ),
+    ]
+    total = plan.weight_bytes + plan.workspace_bytes + plan.kv_cache_bytes
+    rows.append(("total", format_bytes(total), f"of {format_bytes(plan.memory_bytes)}"))
+    lines = [f"  {name:<10}{size:>10}   {note}" for name, size, note in rows]
+    lines.append(
+        f"  The KV cache holds {plan.num_full_sequences} sequences of max_seq_len "
+        f"{options.max_seq_len} tokens, or {plan.num_kv_blocks * options.tokens_per_block} tokens "
+        "of shorter ones."
+    )
+    return "\n".join(
+        ["Memory plan" + f" (all {options.tp_size} ranks)" * (options.tp_size > 1), *lines]
+    )
+
+
+def format_bytes(count: int) -> str:
+    """A size for people, in powers of 1024 and three digits."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB" if size < 1000 else f"{size:.0f} GiB"
+
+
+def _row_bytes(programs: Sequence[Program]) -> dict[str, int]:
+    """Bytes that one more row of each kind takes in all values of all ranks."""
+    totals = {"tokens": 0, "logits": 0}
+    for program in programs:
+        for buffer in program.buffers:
+            totals[buffer.rows] += _buffer_row_bytes(buffer)
+    return totals
+
+
+def _buffer_row_bytes(buffer: Buffer) -> int:
+    scale_bytes = I8_SCALE_BYTES if buffer.dtype == "i8" else 0
+    return buffer.columns * ITEM_BYTES[buffer.dtype] + scale_bytes
+
+
+def _no_room(
+    memory_bytes: int, weight_bytes: int, row_bytes: dict[str, int], options: BuildOptions
+) -> LimitError:
+    left = memory_bytes - weight_bytes - options.max_batch_size * row_bytes["logits"]
+    if left >= row_bytes["tokens"]:
+        return _limit(
+            "max_num_tokens",
+            f"a step of {options.max_num_tokens} tokens takes "
+            f"{options.max_num_tokens * row_bytes['tokens']} bytes; {left} are left of "
+            f"{memory_bytes}",
+            f"the largest that fits is {left // row_bytes['tokens']}",
+        )
+    if memory_bytes > weight_bytes:
+        room = memory_bytes - weight_bytes
+        return _limit(
+            "max_batch_size",
+            f"{options.max_batch_size} rows of logits take "
+            f"{options.max_batch_size * row_bytes['logits']} bytes; {room} are left of "
+            f"{memory_bytes}",
+            f"the largest that fits is {room // max(row_bytes['logits'], 1)}",
+        )
+    return _limit(
+        "weights",
+        f"take {weight_bytes} bytes; the memory is {memory_bytes}",
+        "choose --qformat int8_wo or int8_dynamic, or a machine with more memory",
+    )
+
+
+def _limit(field: str, message: str, fix: str) -> LimitError:
+    return LimitError("limits", [Problem(field, message, fix)])

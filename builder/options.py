@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks of a build, and what that comes to for a given model and SKU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginery.builder.checkpoint.config import ModelConfig
+from enginery.builder.errors import OptionError, Problems
+from enginery.builder.sku import Sku
+
+# dtype names of the command line -> of the engine format
+ENGINE_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+MAX_TP_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """The options as given; None stands for the default of the SKU or of the model.
+
+    Attributes:
+        model: directory of the checkpoint.
+        output: engine directory to write.
+        sku: name of the SKU to build for.
+        dtype: "float32", "bfloat16" or "auto" (as the checkpoint).
+        qformat: quantisation scheme, a key of `enginery.quantization.SCHEMES`.
+        tp_size: number of tensor-parallel ranks.
+        max_batch_size: sequences in one step.
+        max_num_tokens: packed tokens in one step.
+        max_seq_len: tokens of one sequence, prompt and output.
+        max_input_len: tokens of one prompt.
+        tokens_per_block: tokens of one KV block.
+        kv_cache_dtype: "float32", "bfloat16" or "auto" (the build dtype).
+        kv_cache_bytes: bytes to plan for the KV cache; None plans a share of the memory.
+        overwrite: whether an engine directory that is there may be replaced.
+        skip_tokenizer: build without a tokenizer; the engine then takes and gives token ids only.
+    """
+
+    model: Path
+    output: Path
+    sku: str = "cpu"
+    dtype: str = "bfloat16"
+    qformat: str = "none"
+    tp_size: int = 1
+    max_batch_size: int | None = None
+    max_num_tokens: int | None = None
+    max_seq_len: int | None = None
+    max_input_len: int | None = None
+    tokens_per_block: int | None = None
+    kv_cache_dtype: str = "auto"
+    kv_cache_bytes: int | None = None
+    overwrite: bool = False
+    skip_tokenizer: bool = False
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options in effect: complete, checked, and consistent with model and SKU.
+
+    Fields as in `BuildRequest`; `dtype` and `kv_cache_dtype` are "float32" or "bfloat16".
+    """
+
+    sku: str
+    dtype: str
+    qformat: str
+    tp_size: int
+    max_batch_size: int
+    max_num_tokens: int
+    max_seq_len: int
+    max_input_len: int
+    tokens_per_block: int
+    kv_cache_dtype: str
+
+
+def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> BuildOptions:
+    """Fills in defaults and checks the options against each other, the model and the SKU.
+
+    Raises:
+        OptionError: with every problem found.
+    """
+    problems = Problems("options", OptionError)
+
+    def choice(name: str, value: str, accepted: tuple[str, ...]) -> str:
+        if value not in accepted:
+            names = ", ".join(accepted)
+            problems.add(name, f"{value!r} is not built for SKU {sku.name}; accepted are {names}")
+        return value
+
+    def count(name: str, value: int | None, default: int, most: int = 1 << 31) -> int:
+        value = default if value is None else value
+        if not 1 <= value <= most:
+            problems.add(name, f"{value} is not from 1 to {most}")
+            return default
+        return value
+
+    dtype = resolve_dtype(request.dtype, config)
+    longest = longest_sequence(config)
+    max_seq_len = request.max_seq_len
+    if max_seq_len is not None and max_seq_len > longest:
+        problems.add(
+            "max_seq_len",
+            f"{max_seq_len} is beyond what the model was made for, {longest} positions",
+            f"give at most {longest}, or a checkpoint with rope scaling",
+        )
+        max_seq_len = None
+    max_seq_len = count("max_seq_len", max_seq_len, config.max_position_embeddings)
+    options = BuildOptions(
+        sku=sku.name,
+        dtype=choice("dtype", dtype, sku.dtypes),
+        qformat=choice("qformat", request.qformat, sku.qformats),
+        tp_size=count("tp_size", request.tp_size, 1, MAX_TP_SIZE),
+        max_batch_size=count("max_batch_size", request.max_batch_size, sku.max_batch_size),
+        max_num_tokens=count("max_num_tokens", request.max_num_tokens, sku.max_num_tokens),
+        max_seq_len=max_seq_len,
+        max_input_len=count("max_input_len", request.max_input_len, max_seq_len),
+        tokens_per_block=count("tokens_per_block", request.tokens_per_block, sku.tokens_per_block),
+        kv_cache_dtype=choice(
+            "kv_cache_dtype",
+            dtype if request.kv_cache_dtype == "auto" else request.kv_cache_dtype,
+            sku.kv_cache_dtypes,
+        ),
+    )
+    if options.max_input_len > options.max_seq_len:
+        problems.add(
+            "max_input_len",
+            f"{options.max_input_len} is above max_seq_len {options.max_seq_len}, which counts "
+            "prompt and output",
+        )
+    if options.max_batch_size > options.max_num_tokens:
+        problems.add(
+            "max_batch_size",
+            f"{options.max_batch_size} is above max_num_tokens {options.max_num_tokens}: each "
+            "decoding sequence takes a token of the step",
+        )
+    if options.tokens_per_block not in sku.accepted_tokens_per_block:
+        accepted = ", ".join(map(str, sku.accepted_tokens_per_block))
+        problems.add("tokens_per_block", f"{options.tokens_per_block} is not one of {accepted}")
+    problems.raise_if_any()
+    return options
+
+
+def resolve_dtype(dtype: str, config: ModelConfig) -> str:
+    """The build dtype: "auto" is the checkpoint's, where float16 and none become bfloat16."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if config.dtype == "float32" else "bfloat16"
+
+
+def longest_sequence(config: ModelConfig) -> int:
+    """The longest sequence that the model's positions reach, counting rope scaling."""
+    rope = config.rope
+    stretched = int(
+        (rope.original_max_position_embeddings or config.max_position_embeddings) * rope.factor
+    )
+    return max(config.max_position_embeddings, stretched)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets: what a network is lowered to."""

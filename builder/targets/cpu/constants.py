@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors of a `cpu` program: which there are, and how their bytes are made."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.engine.program import GROUPS, PANEL, Tensor
+from enginery.builder.network.network import Network
+from enginery.builder.network.weight import Weight
+from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
+from enginery.builder.targets.cpu.rope import inverse_frequencies
+
+PACKED_LAYOUTS = {dtype: layout for layout, (_, dtype) in GROUPS.items()}
+
+# Packing works on pieces of about this many elements. Each costs about 20 bytes per element while
+# it is worked on, and at most NUM_THREADS + 1 are alive.
+PIECE_ELEMENTS = 2 << 20
+NUM_THREADS = 2
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """The tensors of one weight; `scale` and `column_sums` where its dtype has them."""
+
+    weight: Weight
+    data: Tensor
+    scale: Tensor | None = None
+    column_sums: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that are there, in file order."""
+        return [t for t in (self.data, self.scale, self.column_sums) if t is not None]
+
+
+class Constants:
+    """All tensors of a network's program, in the order in which its nodes first use them.
+
+    Attributes:
+        tensors: in file order.
+        inv_freq: inverse frequencies of the rotary embedding, f32 `[head_dim / 2]`.
+    """
+
+    def __init__(self, network: Network, qformat: str) -> None:
+        config = network.config
+        self._frequencies = inverse_frequencies(config.rope, config.head_dim)
+        self.inv_freq = Tensor("rope.inv_freq", "f32", "rows", self._frequencies.shape)
+        self._weights: dict[Weight, PackedWeight] = {}
+        in_linears = {node.weight(1) for node in network.nodes if node.op == "linear"}
+        for node in network.nodes:
+            for operand in node.inputs:
+                if isinstance(operand, Weight) and operand not in self._weights:
+                    self._weights[operand] = _packed(operand, operand in in_linears, qformat)
+        weights = self._weights.values()
+        self.tensors = (self.inv_freq, *(tensor for packed in weights for tensor in packed.tensors))
+        assert len({tensor.name for tensor in self.tensors}) == len(self.tensors)
+
+    def packed(self, weight: Weight) -> PackedWeight:
+        """The tensors of a weight of the network."""
+        return self._weights[weight]
+
+    def pack(self, checkpoint: Checkpoint) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yields the tensors' bytes; see `enginery.builder.targets.target.WeightStream`."""
+        yield 0, _bytes(self._frequencies)
+        index = 1
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for packed in self._weights.values():
+                rest: list[PackedRows] = []
+                for piece in _pieces(pool, checkpoint, packed):
+                    yield index, _bytes(piece.data)
+                    rest.append(piece._replace(data=np.empty(0)))
+                index += 1
+                if packed.scale is not None:
+                    yield index, _bytes(_joined([piece.scale for piece in rest]))
+                    index += 1
+                if packed.column_sums is not None:
+                    yield index, _bytes(_joined([piece.column_sums for piece in rest]))
+                    index += 1
+
+
+def _packed(weight: Weight, is_in_linear: bool, qformat: str) -> PackedWeight:
+    layout = PACKED_LAYOUTS[weight.dtype] if is_in_linear else "rows"
+    data = Tensor(weight.name, weight.dtype, layout, weight.shape)
+    if weight.dtype != "i8":
+        return PackedWeight(weight, data)
+    channels = (weight.shape[0],)
+    scale = Tensor(f"{weight.name}.scale", "f32", "rows", channels)
+    has_sums = is_in_linear and qformat == "int8_dynamic"
+    sums = Tensor(f"{weight.name}.column_sums", "i32", "rows", channels) if has_sums else None
+    return PackedWeight(weight, data, scale, sums)
+
+
+def _pieces(
+    pool: ThreadPoolExecutor, checkpoint: Checkpoint, packed: PackedWeight
+) -> Iterator[PackedRows]:
+    """Packs a weight piece by piece, a few ahead of the reader, in order."""
+    weight = packed.weight
+    num_rows = weight.shape[0]
+    width = weight.shape[1] if len(weight.shape) == 2 else 1
+    step = max(PIECE_ELEMENTS // (width * PANEL), 1) * PANEL
+    ahead: deque[Future[PackedRows]] = deque()
+    for begin in range(0, num_rows, step):
+        end = min(begin + step, num_rows)
+        ahead.append(pool.submit(pack_rows, checkpoint, weight, packed.data.layout, begin, end))
+        if len(ahead) > NUM_THREADS:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _joined(arrays: list[npt.NDArray[np.generic] | None]) -> npt.NDArray[np.generic]:
+    return np.concatenate([array for array in arrays if array is not None])
+
+
+def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
+    return memoryview(array).cast("B")

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The targets by the name that a SKU file gives. A new target is added here."""
+
+from enginery.builder.targets.cpu import CpuTarget
+from enginery.builder.targets.target import Target
+
+TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(),)}
