@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve an engine with Triton Inference Server.
+
+Generates a model repository from the engine, checks it, starts tritonserver on it and waits until the
+model is ready. SIGTERM and SIGINT end the server after the requests in flight, or after --exit_timeout.
+
+  enginery serve engines/demo
+  enginery serve engines/demo --http_port 0 --grpc_port 0 --metrics_port 0
+  enginery serve engines/demo --model_repository models --dry_run
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from enginery.cli.flags import FlagParser
+from enginery.runtime.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from enginery.triton_backend.server import TritonServer
+
+_POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
+
+
+def add_arguments(parser: FlagParser) -> None:
+    """Declares the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("engine", type=Path, metavar="ENGINE", help="engine directory")
+    server = parser.add_argument_group("server")
+    server.add_argument("--model_name", default="enginery", help="name clients ask for")
+    server.add_argument(
+        "--model_repository", type=Path, help="where to write the repository (default: temporary)"
+    )
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    server.add_argument("--http_port", type=int, default=8000, help="0: a free one (%(default)s)")
+    server.add_argument("--grpc_port", type=int, default=8001, help="0: a free one (%(default)s)")
+    server.add_argument(
+        "--metrics_port", type=int, default=8002, help="0: a free one (%(default)s)"
+    )
+    server.add_argument(
+        "--exit_timeout", type=int, default=30, help="seconds for requests in flight (%(default)s)"
+    )
+    server.add_argument("--start_timeout", type=float, default=120, help="seconds (%(default)s)")
+    server.add_argument("--log_verbose", type=int, default=0, help="of tritonserver (%(default)s)")
+    server.add_argument("--tokenizer_dir", default="", help="default: the engine directory")
+    server.add_argument(
+        "--dry_run", action="store_true", help="write and check the repository, start nothing"
+    )
+    runtime = parser.add_argument_group("runtime (0: what the engine was built for)")
+    runtime.add_argument("--max_batch_size", type=int, default=0, help="sequences in a step")
+    runtime.add_argument("--max_num_tokens", type=int, default=0, help="packed tokens in a step")
+    runtime.add_argument(
+        "--kv_cache_bytes",
+        type=int,
+        default=0,
+        help="KV cache budget (0: see docs, at most half of free memory)",
+    )
+    runtime.add_argument(
+        "--max_queue_size", type=int, default=0, help="waiting requests before UNAVAILABLE (0: any)"
+    )
+    runtime.add_argument("--policy", choices=_POLICIES, default=_POLICIES[0], help="%(default)s")
+    runtime.add_argument("--num_threads", type=int, default=0, help="0: all this process may use")
+    runtime.add_argument("--max_chunk_tokens", type=int, default=0, help="longest prefill chunk")
+    runtime.add_argument("--disable_chunked_context", action="store_true")
+    runtime.add_argument("--disable_block_reuse", action="store_true", help="no prefix cache")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until the server ends; returns 0 after a signal, 1 when the server died."""
+    from enginery.triton_backend.options import ModelOptions
+    from enginery.triton_backend.repository import write_repository
+    from enginery.triton_backend.server import ServerOptions, TritonServer
+
+    options = ModelOptions(
+        engine_dir=str(args.engine),
+        tokenizer_dir=args.tokenizer_dir,
+        runtime=RuntimeOptions(
+            kv_cache_bytes=args.kv_cache_bytes,
+            max_batch_size=args.max_batch_size,
+            max_num_tokens=args.max_num_tokens,
+            max_queue_size=args.max_queue_size,
+            policy=args.policy,
+            enable_chunked_context=not args.disable_chunked_context,
+            enable_block_reuse=not args.disable_block_reuse,
+            max_chunk_tokens=args.max_chunk_tokens,
+            num_threads=args.num_threads,
+        ),
+    )
+    with tempfile.TemporaryDirectory(prefix="enginery-models-") as temporary:
+        folder = args.model_repository or Path(temporary)
+        repository = write_repository(folder, options, args.model_name)
+        if args.dry_run:
+            print((folder / args.model_name / "config.pbtxt").read_text(), end="")
+            return 0
+        server = TritonServer(
+            repository,
+            ServerOptions(
+                address=args.host,
+                http_port=args.http_port,
+                grpc_port=args.grpc_port,
+                metrics_port=args.metrics_port,
+                exit_timeout_s=args.exit_timeout,
+                log_verbose=args.log_verbose,
+            ),
+            on_log=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        return _serve(server, args.start_timeout)
+
+
+def _serve(server: TritonServer, start_timeout_s: float) -> int:
+    was_told = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal was_told
+        was_told = True
+        server.terminate()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt  # while starting: start() ends the server and passes it on
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+    server.start(start_timeout_s)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    print(
+        json.dumps(
+            {
+                "status": "ready",
+                "model": server.repository.model_name,
+                "http": server.http_url,
+                "grpc": server.grpc_url,
+                "metrics": f"{server.metrics_url}/metrics",
+                "pid": server.pid,
+            }
+        ),
+        flush=True,
+    )
+    status = server.wait()
+    if was_told:
+        return 0 if status == 0 else 1
+    print(f"enginery serve: tritonserver ended by itself with status {status}", file=sys.stderr)
+    return 1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `parameters` of `config.pbtxt`: what the served model needs to know, as strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.runtime import RuntimeOptions
+
+# Names that users of TensorRT-LLM's Triton backend have in their files, and ours.
+_RUNTIME_PARAMETERS = {
+    "kv_cache_bytes": "kv_cache_bytes",
+    "max_batch_size": "max_batch_size",
+    "max_num_tokens": "max_num_tokens",
+    "max_queue_size": "max_queue_size",
+    "batch_scheduler_policy": "policy",
+    "enable_chunked_context": "enable_chunked_context",
+    "enable_kv_cache_reuse": "enable_block_reuse",
+    "max_chunk_tokens": "max_chunk_tokens",
+    "num_threads": "num_threads",
+    "isa": "isa",
+}
+_POLICIES = {
+    "guaranteed_no_evict": "GUARANTEED_NO_EVICT",
+    "max_utilization": "MAX_UTILIZATION",
+    "static_batch": "STATIC_BATCH",
+}
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model instance is started with.
+
+    Attributes:
+        engine_dir: the engine directory.
+        tokenizer_dir: where `tokenizer.json` is; empty: the engine directory.
+        num_sender_threads: threads that hand responses to Triton server.
+        runtime: options of the runtime.
+    """
+
+    engine_dir: str
+    tokenizer_dir: str = ""
+    num_sender_threads: int = 2
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def to_parameters(self) -> dict[str, str]:
+        """The parameters that `from_parameters` reads back; defaults are left out."""
+        parameters = {"engine_dir": self.engine_dir}
+        if self.tokenizer_dir:
+            parameters["tokenizer_dir"] = self.tokenizer_dir
+        if self.num_sender_threads != 2:
+            parameters["num_sender_threads"] = str(self.num_sender_threads)
+        defaults = RuntimeOptions()
+        for name, option in _RUNTIME_PARAMETERS.items():
+            value = getattr(self.runtime, option)
+            if value != getattr(defaults, option):
+                parameters[name] = str(value).lower() if option != "isa" else str(value)
+        return parameters
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> ModelOptions:
+        """Reads parameters.
+
+        Raises:
+            InvalidArgumentError: lists every unknown key and every value that is not accepted.
+        """
+        problems: list[str] = []
+        runtime: dict[str, object] = {}
+        own: dict[str, object] = {}
+        for name, text in parameters.items():
+            try:
+                if name in ("engine_dir", "tokenizer_dir"):
+                    own[name] = text
+                elif name == "num_sender_threads":
+                    own[name] = _integer(text, 1, 64)
+                elif name in _RUNTIME_PARAMETERS:
+                    runtime[_RUNTIME_PARAMETERS[name]] = _value(_RUNTIME_PARAMETERS[name], text)
+                else:
+                    known = ", ".join(["engine_dir", "tokenizer_dir", "num_sender_threads"])
+                    raise ValueError(
+                        f"there is no such parameter; there are {known}, "
+                        + ", ".join(_RUNTIME_PARAMETERS)
+                    )
+            except ValueError as error:
+                problems.append(f"{name} = {text!r}: {error}")
+        if not own.get("engine_dir"):
+            problems.append("engine_dir: is missing; name the engine directory")
+        if problems:
+            raise InvalidArgumentError.from_problems("parameters", problems)
+        return cls(**own, runtime=RuntimeOptions(**runtime))  # type: ignore[arg-type]
+
+
+def _value(option: str, text: str) -> object:
+    if option == "policy":
+        if text.lower() not in _POLICIES:
+            raise ValueError(f"must be one of {', '.join(_POLICIES)}")
+        return _POLICIES[text.lower()]
+    if option == "isa":
+        return text
+    if option.startswith("enable_"):
+        if text.lower() not in _TRUTH:
+            raise ValueError("must be true or false")
+        return _TRUTH[text.lower()]
+    return _integer(text, 0, 2**63 - 1)
+
+
+def _integer(text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError("must be an integer") from None
+    if not low <= value <= high:
+        raise ValueError(f"must be {low} .. {high}")
+    return value

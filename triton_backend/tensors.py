@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors of the served model, in one table that everything else reads.
+
+Names follow TensorRT-LLM's ensemble and vLLM's backend, so that a client of either finds its own. The model has no
+batch dimension: one Triton server request is one request of the runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the model.
+
+    Attributes:
+        name: as clients spell it.
+        data_type: as in `config.pbtxt`, without `TYPE_`.
+        dims: shape; -1 for any length.
+        doc: one line for people.
+        is_optional: may be left out of a request (inputs) or of a response (outputs).
+        option: the field of SamplingParams that an input sets unchanged; None: the model reads it itself.
+    """
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    doc: str
+    is_optional: bool = True
+    option: str | None = None
+
+
+def _option(name: str, data_type: str, doc: str, option: str | None = None) -> TensorSpec:
+    return TensorSpec(name, data_type, (1,), doc, option=option or name)
+
+
+INPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec("text_input", "STRING", (1,), "the prompt as text; this or input_ids"),
+    TensorSpec("input_ids", "INT32", (-1,), "the prompt as token ids; this or text_input"),
+    TensorSpec("stream", "BOOL", (1,), "a response whenever tokens come; default false"),
+    TensorSpec("streaming", "BOOL", (1,), "another name of stream"),
+    _option("max_tokens", "INT32", "new tokens at most"),
+    TensorSpec("request_output_len", "INT32", (1,), "another name of max_tokens"),
+    _option("min_tokens", "INT32", "no stop or end token before so many"),
+    _option("num_return_sequences", "INT32", "sequences drawn for the prompt", "n"),
+    _option("temperature", "FP32", "0: greedy"),
+    _option("top_k", "INT32", "0: all"),
+    _option("top_p", "FP32", "(0, 1]"),
+    _option("min_p", "FP32", "[0, 1]"),
+    _option("seed", "UINT64", "of the random stream"),
+    _option("repetition_penalty", "FP32", "> 0, over prompt and output"),
+    _option("presence_penalty", "FP32", "over the output"),
+    _option("frequency_penalty", "FP32", "over the output"),
+    TensorSpec("stop_words", "STRING", (-1,), "texts that end the output", option="stop"),
+    TensorSpec("bad_words", "STRING", (-1,), "words the output must not contain", option="bad"),
+    TensorSpec(
+        "stop_token_ids", "INT32", (-1,), "token ids that end the output", option="stop_token_ids"
+    ),
+    _option("end_id", "INT32", "ends the output in place of the engine's own end tokens"),
+    _option("ignore_eos", "BOOL", "the engine's own end tokens do not end the output"),
+    TensorSpec(
+        "exclude_input_in_output",
+        "BOOL",
+        (1,),
+        "false: the first response repeats the prompt; default true",
+    ),
+    TensorSpec("return_log_probs", "BOOL", (1,), "output_log_probs and cum_log_probs"),
+    TensorSpec("return_perf_metrics", "BOOL", (1,), "counts and times in the last response"),
+    TensorSpec("priority", "INT32", (1,), "larger is admitted first"),
+    TensorSpec("timeout_ms", "INT64", (1,), "ends the request so long after its arrival"),
+)
+
+OUTPUTS: tuple[TensorSpec, ...] = (
+    TensorSpec("text_output", "STRING", (1,), "new text", is_optional=False),
+    TensorSpec("output_ids", "INT32", (-1,), "new token ids", is_optional=False),
+    TensorSpec("sequence_index", "INT32", (1,), "which sequence of the request", is_optional=False),
+    TensorSpec(
+        "finish_reason",
+        "STRING",
+        (1,),
+        'empty while the sequence goes on; then "stop", "length", "cancelled" or "timeout"',
+        is_optional=False,
+    ),
+    TensorSpec("output_log_probs", "FP32", (-1,), "natural log, one per new token id"),
+    TensorSpec("cum_log_probs", "FP32", (1,), "their sum over the sequence so far"),
+    TensorSpec("num_input_tokens", "INT32", (1,), "tokens of the prompt"),
+    TensorSpec("num_output_tokens", "INT32", (1,), "tokens of the sequence"),
+    TensorSpec("num_reused_tokens", "INT32", (1,), "prompt tokens from the prefix cache"),
+    TensorSpec("arrival_time_ns", "INT64", (1,), "CLOCK_MONOTONIC of the runtime"),
+    TensorSpec("first_scheduled_time_ns", "INT64", (1,), "CLOCK_MONOTONIC of the runtime"),
+    TensorSpec("first_token_time_ns", "INT64", (1,), "CLOCK_MONOTONIC of the runtime"),
+    TensorSpec("last_token_time_ns", "INT64", (1,), "CLOCK_MONOTONIC of the runtime"),
+)
