@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the machine can run, from cpuid and xgetbv: the processor has the instructions and the
+// system saves the registers.
+#ifndef ENGINERY_SRC_KERNELS_CPU_FEATURES_H_
+#define ENGINERY_SRC_KERNELS_CPU_FEATURES_H_
+
+namespace enginery {
+
+struct CpuFeatures {
+  bool avx2 = false;    // AVX2, FMA and F16C
+  bool avx512 = false;  // AVX-512 F, BW, VL, DQ, VNNI and BF16, besides the above
+};
+
+CpuFeatures DetectCpuFeatures();
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_CPU_FEATURES_H_

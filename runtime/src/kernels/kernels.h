@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The cpu kernels: raw pointers in, raw pointers out, one table per instruction set. They check
+// nothing; exec/ops does.
+//
+// Every kernel computes a row (a token) in an order of floating-point operations that depends on
+// the row's length and on the table alone: not on how many rows are computed together, nor on how
+// the work is cut into calls. That is what makes a request's results independent of batch, chunking
+// and threads. Between tables, quantize_row and linear_i8_i8 agree bit for bit; the others agree to
+// rounding.
+#ifndef ENGINERY_SRC_KERNELS_KERNELS_H_
+#define ENGINERY_SRC_KERNELS_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace enginery {
+
+// Output channels in a panel of a packed weight (docs/engine-format.md, layouts n16k{1,2,4}).
+inline constexpr int64_t kPanelChannels = 16;
+// Zero point of quantised activations: they are kept as q + 128 in u8, so that VNNI takes them as
+// they are.
+inline constexpr int kActivationZeroPoint = 128;
+
+// y[rows, n] = x[rows, k] W[n, k]^T * x_scale * scale + bias for the panels [panel_begin,
+// panel_end).
+struct LinearArgs {
+  const void* x;               // [num_rows, k] of f32, bf16 or u8 (q + 128)
+  int64_t x_pitch;             // bytes from row to row
+  const float* x_scale;        // [num_rows], u8 only
+  const void* weight;          // packed, all panels
+  const float* scale;          // [n] or null
+  const float* bias;           // [n] or null
+  const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
+  float* y;                    // [num_rows, n]
+  int64_t y_pitch;             // floats from row to row
+  int64_t num_rows, n, k;
+  int64_t panel_begin, panel_end;
+  bool accumulate;  // y += instead of y =
+};
+using LinearKernel = void (*)(const LinearArgs& args);
+
+// Causal attention of consecutive queries of one sequence over one KV head. Rows are (query, head
+// of the group). K of a block is [head_dim][tokens_per_block], V is
+// [tokens_per_block][PaddedHeadDim(head_dim)].
+struct AttentionArgs {
+  const float* q;   // query 0, first head of the group; the group's heads follow each other
+  int64_t q_pitch;  // floats from query to query
+  int64_t num_queries, group_size, head_dim;
+  int64_t first_position;      // of query 0; query i stands at first_position + i
+  int64_t sliding_window;      // 0: none
+  float scale;                 // of the scores
+  const std::byte* kv;         // K of this layer and head in block 0
+  int64_t block_bytes;         // from block to block
+  int64_t v_offset;            // bytes from K to V
+  const int32_t* block_table;  // of the sequence
+  int64_t tokens_per_block;    // a multiple of 16
+  float* y;                    // like q
+  int64_t y_pitch;
+  float* scratch;  // AttentionScratchFloats(...), aligned to 64 bytes
+};
+using AttentionKernel = void (*)(const AttentionArgs& args);
+
+constexpr int64_t PaddedHeadDim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+// Floats of scratch for num_rows = num_queries * group_size: scores, accumulators, running maxima,
+// sums, corrections and query pointers.
+constexpr int64_t AttentionScratchFloats(int64_t num_rows, int64_t tokens_per_block,
+                                         int64_t head_dim) {
+  return (num_rows * (tokens_per_block + PaddedHeadDim(head_dim) + 3 + 2) + 15) / 16 * 16;
+}
+
+struct Kernels {
+  const char* name;  // avx512, avx2, portable
+
+  // linear_<type of x>_<type of W>
+  LinearKernel linear_f32_f32;    // W n16k1
+  LinearKernel linear_bf16_bf16;  // W n16k2
+  LinearKernel linear_i8_i8;      // W n16k4
+  LinearKernel linear_f32_i8;     // W n16k4
+  LinearKernel linear_bf16_i8;    // W n16k4
+
+  AttentionKernel attention_f32;   // KV in f32
+  AttentionKernel attention_bf16;  // KV in bf16
+
+  // y = x / sqrt(mean(x^2) + epsilon) * weight; y may be x.
+  void (*rms_norm_row)(const float* x, const float* weight, int64_t n, float epsilon, float* y);
+  // y = gate / (1 + exp(-gate)) * up
+  void (*silu_mul_row)(const float* gate, const float* up, int64_t n, float* y);
+  // y += x
+  void (*add_row)(const float* x, int64_t n, float* y);
+  // Rotates the pairs (x[i], x[i + half]) by the angles whose cosines and sines are given.
+  void (*rope_row)(float* x, const float* cos, const float* sin, int64_t half);
+  // Rounds to nearest even.
+  void (*bf16_row)(const float* x, int64_t n, uint16_t* y);
+  // scale = max|x| / 127 (1 for a row of zeros), y = clamp(rint(x * (127 / max|x|)), -127, 127) +
+  // 128.
+  void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);
+};
+
+// The table for `isa`: auto (the best this machine has), avx512, avx2, portable. Null when the name
+// is unknown or the machine lacks the instruction set.
+const Kernels* FindKernels(const char* isa);
+
+// What each file of kernels defines; only FindKernels may ask for a table, after it has asked the
+// machine.
+const Kernels& Avx512Kernels();
+const Kernels& Avx2Kernels();
+const Kernels& PortableKernels();
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_KERNELS_H_

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sixteen lanes in two AVX2 registers. See lanes_portable.h for what each name means.
+#ifndef ENGINERY_SRC_KERNELS_LANES_AVX2_H_
+#define ENGINERY_SRC_KERNELS_LANES_AVX2_H_
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/inline.h"
+
+namespace enginery {
+namespace {
+
+constexpr int kLanes = 16;
+
+struct F32 {
+  __m256 low, high;
+};
+
+ENGINERY_INLINE F32 Set1(float value) {
+  const __m256 v = _mm256_set1_ps(value);
+  return {v, v};
+}
+ENGINERY_INLINE F32 Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+// All ones in the lanes [first, first + 8) that are below n.
+ENGINERY_INLINE __m256i LanesBelow(int64_t n, int first) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n) - first), lane);
+}
+ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
+  return {_mm256_maskload_ps(p, LanesBelow(n, 0)), _mm256_maskload_ps(p + 8, LanesBelow(n, 8))};
+}
+ENGINERY_INLINE __m256 WidenBf16(__m128i half) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+ENGINERY_INLINE F32 LoadBf16(const uint16_t* p) {
+  return {WidenBf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          WidenBf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+ENGINERY_INLINE void Store(float* p, F32 a) {
+  _mm256_storeu_ps(p, a.low);
+  _mm256_storeu_ps(p + 8, a.high);
+}
+ENGINERY_INLINE void StoreFirst(float* p, int64_t n, F32 a) {
+  _mm256_maskstore_ps(p, LanesBelow(n, 0), a.low);
+  _mm256_maskstore_ps(p + 8, LanesBelow(n, 8), a.high);
+}
+
+ENGINERY_INLINE F32 Add(F32 a, F32 b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 Sub(F32 a, F32 b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 Mul(F32 a, F32 b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 Div(F32 a, F32 b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 MulAdd(F32 a, F32 b, F32 c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+ENGINERY_INLINE F32 Max(F32 a, F32 b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 Min(F32 a, F32 b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+ENGINERY_INLINE F32 Abs(F32 a) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+  return {_mm256_and_ps(a.low, magnitude), _mm256_and_ps(a.high, magnitude)};
+}
+ENGINERY_INLINE F32 ZeroBelow(F32 x, float bound, F32 value) {
+  const __m256 b = _mm256_set1_ps(bound);
+  return {_mm256_and_ps(_mm256_cmp_ps(x.low, b, _CMP_GE_OQ), value.low),
+          _mm256_and_ps(_mm256_cmp_ps(x.high, b, _CMP_GE_OQ), value.high)};
+}
+ENGINERY_INLINE __m256 ScaleByPowerOf2(__m256 a, __m256 biased) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(biased), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent));
+}
+ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, F32 biased) {
+  return {ScaleByPowerOf2(a.low, biased.low), ScaleByPowerOf2(a.high, biased.high)};
+}
+
+ENGINERY_INLINE float ReduceAdd(F32 a) {
+  const __m256 eight = _mm256_add_ps(a.low, a.high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+ENGINERY_INLINE float ReduceMax(F32 a) {
+  const __m256 eight = _mm256_max_ps(a.low, a.high);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// bf16 in the low half of each lane.
+ENGINERY_INLINE __m256i RoundToBf16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256 is_nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+  const __m256i result = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(is_nan));
+  return _mm256_srli_epi32(result, 16);
+}
+ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
+  const __m256i packed = _mm256_packus_epi32(RoundToBf16(a.low), RoundToBf16(a.high));
+  const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xD8);
+  if (n == kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ordered);
+    return;
+  }
+  uint16_t lanes[kLanes];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), ordered);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+ENGINERY_INLINE __m256i Quantize(__m256 a) {
+  const __m256i q = _mm256_cvtps_epi32(a);  // rounds to nearest even
+  const __m256i least = _mm256_set1_epi32(-127);
+  const __m256i most = _mm256_set1_epi32(127);
+  return _mm256_add_epi32(_mm256_min_epi32(_mm256_max_epi32(q, least), most),
+                          _mm256_set1_epi32(128));
+}
+ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packus_epi32(Quantize(a.low), Quantize(a.high)), 0xD8);
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  if (n == kLanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    return;
+  }
+  uint8_t lanes[kLanes];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lanes), bytes);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+}  // namespace
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_LANES_AVX2_H_

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Sixteen lanes in one AVX-512 register. See lanes_portable.h for what each name means.
+#ifndef ENGINERY_SRC_KERNELS_LANES_AVX512_H_
+#define ENGINERY_SRC_KERNELS_LANES_AVX512_H_
+
+// GCC 12 takes the undefined registers that its own intrinsics start from for a mistake.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/inline.h"
+
+namespace enginery {
+namespace {
+
+constexpr int kLanes = 16;
+
+using F32 = __m512;
+
+ENGINERY_INLINE __mmask16 FirstLanes(int64_t n) {
+  return static_cast<__mmask16>((uint32_t{1} << n) - 1);
+}
+
+ENGINERY_INLINE F32 Set1(float value) { return _mm512_set1_ps(value); }
+ENGINERY_INLINE F32 Load(const float* p) { return _mm512_loadu_ps(p); }
+ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
+  return _mm512_maskz_loadu_ps(FirstLanes(n), p);
+}
+ENGINERY_INLINE F32 LoadBf16(const uint16_t* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+ENGINERY_INLINE void Store(float* p, F32 a) { _mm512_storeu_ps(p, a); }
+ENGINERY_INLINE void StoreFirst(float* p, int64_t n, F32 a) {
+  _mm512_mask_storeu_ps(p, FirstLanes(n), a);
+}
+
+ENGINERY_INLINE F32 Add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+ENGINERY_INLINE F32 Sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+ENGINERY_INLINE F32 Mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+ENGINERY_INLINE F32 Div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+ENGINERY_INLINE F32 MulAdd(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+ENGINERY_INLINE F32 Max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
+ENGINERY_INLINE F32 Min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+ENGINERY_INLINE F32 Abs(F32 a) { return _mm512_abs_ps(a); }
+ENGINERY_INLINE F32 ZeroBelow(F32 x, float bound, F32 value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GE_OQ), value);
+}
+ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, F32 biased) {
+  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(biased), 23);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), exponent));
+}
+
+ENGINERY_INLINE float ReduceAdd(F32 a) {
+  const __m256 high = _mm512_extractf32x8_ps(a, 1);
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+ENGINERY_INLINE float ReduceMax(F32 a) {
+  const __m256 high = _mm512_extractf32x8_ps(a, 1);
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), high);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
+  const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
+  _mm256_mask_storeu_epi16(p, FirstLanes(n), rounded);
+}
+ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
+  __m512i q = _mm512_cvtps_epi32(a);  // rounds to nearest even
+  q = _mm512_min_epi32(_mm512_max_epi32(q, _mm512_set1_epi32(-127)), _mm512_set1_epi32(127));
+  q = _mm512_add_epi32(q, _mm512_set1_epi32(128));
+  _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), q);
+}
+
+}  // namespace
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_LANES_AVX512_H_

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Kernels over one row, on the lanes of the file that includes this (lanes_*.h must come first).
+#ifndef ENGINERY_SRC_KERNELS_ROWS_H_
+#define ENGINERY_SRC_KERNELS_ROWS_H_
+
+namespace enginery {
+namespace {
+
+// e^x for x <= 88; zero below -87.3, where the result would be denormal. Relative error below 2e-7
+// with FMA. x = n ln2 + r with |r| <= ln2 / 2; e^r by its Taylor polynomial of degree 6 (remainder
+// r^7 / 7! < 1.3e-7), which costs one step more than a minimax polynomial and needs no table of
+// coefficients to be trusted.
+ENGINERY_INLINE F32 Exp(F32 x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  constexpr float kLog2e = 1.44269504f;
+  constexpr float kLn2High = 0.693359375f;  // nine bits: n * kLn2High is exact
+  constexpr float kLn2Low = -2.12194440e-4f;
+  const F32 bounded = Max(x, Set1(-88.0f));
+  const F32 biased = Add(Mul(bounded, Set1(kLog2e)), Set1(kRound));
+  const F32 n = Sub(biased, Set1(kRound));
+  F32 r = Sub(bounded, Mul(n, Set1(kLn2High)));
+  r = Sub(r, Mul(n, Set1(kLn2Low)));
+  F32 p = Set1(1.0f / 720);
+  p = MulAdd(p, r, Set1(1.0f / 120));
+  p = MulAdd(p, r, Set1(1.0f / 24));
+  p = MulAdd(p, r, Set1(1.0f / 6));
+  p = MulAdd(p, r, Set1(0.5f));
+  p = MulAdd(p, r, Set1(1.0f));
+  p = MulAdd(p, r, Set1(1.0f));
+  return ZeroBelow(x, -87.3f, ScaleByPowerOf2(p, biased));
+}
+
+// Calls body(first, count) for the row's pieces of kLanes columns; the last may be shorter.
+template <class Body>
+ENGINERY_INLINE void ForEachPiece(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, int64_t{kLanes});
+  if (i < n) body(i, n - i);
+}
+
+void RmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, float* y) {
+  // Four partial sums hide the latency of the additions; which column goes to which is fixed.
+  F32 sums[4] = {Set1(0.0f), Set1(0.0f), Set1(0.0f), Set1(0.0f)};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      const F32 v = Load(x + i + j * kLanes);
+      sums[j] = Add(sums[j], Mul(v, v));
+    }
+  }
+  for (int j = 0; i < n; i += kLanes, ++j) {
+    const F32 v = LoadFirst(x + i, n - i < kLanes ? n - i : kLanes);
+    sums[j] = Add(sums[j], Mul(v, v));
+  }
+  const float sum = ReduceAdd(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
+  const float mean = sum / static_cast<float>(n);
+  const F32 scale = Set1(1.0f / __builtin_sqrtf(mean + epsilon));
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    const F32 v = Mul(LoadFirst(x + first, count), scale);
+    StoreFirst(y + first, count, Mul(v, LoadFirst(weight + first, count)));
+  });
+}
+
+void SiluMulRow(const float* gate, const float* up, int64_t n, float* y) {
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    const F32 g = LoadFirst(gate + first, count);
+    const F32 e = Exp(Min(Sub(Set1(0.0f), g), Set1(88.0f)));
+    const F32 silu = Div(g, Add(Set1(1.0f), e));
+    StoreFirst(y + first, count, Mul(silu, LoadFirst(up + first, count)));
+  });
+}
+
+void AddRow(const float* x, int64_t n, float* y) {
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreFirst(y + first, count, Add(LoadFirst(y + first, count), LoadFirst(x + first, count)));
+  });
+}
+
+void RopeRow(float* x, const float* cos, const float* sin, int64_t half) {
+  ForEachPiece(half, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    const F32 a = LoadFirst(x + first, count);
+    const F32 b = LoadFirst(x + half + first, count);
+    const F32 c = LoadFirst(cos + first, count);
+    const F32 s = LoadFirst(sin + first, count);
+    StoreFirst(x + first, count, Sub(Mul(a, c), Mul(b, s)));
+    StoreFirst(x + half + first, count, Add(Mul(b, c), Mul(a, s)));
+  });
+}
+
+void Bf16Row(const float* x, int64_t n, uint16_t* y) {
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreBf16First(y + first, count, LoadFirst(x + first, count));
+  });
+}
+
+void QuantizeRow(const float* x, int64_t n, uint8_t* y, float* scale) {
+  F32 largest = Set1(0.0f);
+  ForEachPiece(n, [&](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    largest = Max(largest, Abs(LoadFirst(x + first, count)));
+  });
+  const float max_abs = ReduceMax(largest);
+  // Below 127 / FLT_MAX the inverse overflows: such a row is zero for every purpose.
+  const bool is_zero = max_abs < 1e-36f;
+  *scale = is_zero ? 1.0f : max_abs / 127.0f;
+  const F32 inverse = Set1(is_zero ? 0.0f : 127.0f / max_abs);
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreQuantizedFirst(y + first, count, Mul(LoadFirst(x + first, count), inverse));
+  });
+}
+
+}  // namespace
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_ROWS_H_

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The table of one instruction set, from the lanes, dots and tile sizes of the file that includes
+// this.
+#ifndef ENGINERY_SRC_KERNELS_TABLE_H_
+#define ENGINERY_SRC_KERNELS_TABLE_H_
+
+#include "kernels/attention.h"
+#include "kernels/kernels.h"
+#include "kernels/linear.h"
+#include "kernels/rows.h"
+
+namespace enginery {
+namespace {
+
+constexpr Kernels MakeKernels(const char* name) {
+  return {
+      .name = name,
+      .linear_f32_f32 = Linear<DotF32F32>,
+      .linear_bf16_bf16 = Linear<DotBf16Bf16>,
+      .linear_i8_i8 = Linear<DotI8I8>,
+      .linear_f32_i8 = Linear<DotF32I8>,
+      .linear_bf16_i8 = Linear<DotBf16I8>,
+      .attention_f32 = Attention<KvF32>,
+      .attention_bf16 = Attention<KvBf16>,
+      .rms_norm_row = RmsNormRow,
+      .silu_mul_row = SiluMulRow,
+      .add_row = AddRow,
+      .rope_row = RopeRow,
+      .bf16_row = Bf16Row,
+      .quantize_row = QuantizeRow,
+  };
+}
+
+}  // namespace
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_TABLE_H_
