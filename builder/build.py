@@ -167,7 +167,8 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
         ThreadPoolExecutor(1) as background,
     ):
         identity = background.submit(checkpoint_identity, request.model, checkpoint.files)
-        counter = _Counter(planned.plan.weight_bytes, progress)
+        tensors = [t for payload in planned.payloads for t in payload.program.tensors]
+        counter = _Counter(sum(tensor.num_bytes for tensor in tensors), progress)
         for rank, payload in enumerate(planned.payloads):
             path = directory.path / f"rank{rank}.engine"
             _write_rank(path, rank, payload, planned, checkpoint, counter, version)

@@ -129,8 +129,10 @@ def describe_plan(plan: MemoryPlan, options: BuildOptions) -> str:
         (
             "KV cache",
             format_bytes(plan.kv_cache_bytes),
-            f"{plan.num_kv_blocks} blocks of {options.tokens_per_block} tokens, "
-            f"{options.kv_cache_dtype}, {plan.kv_bytes_per_token} bytes per token",
+            (
+                f"{plan.num_kv_blocks} blocks of {options.tokens_per_block} tokens, "
+                f"{options.kv_cache_dtype}, {plan.kv_bytes_per_token} bytes per token"
+            ),
         ),
     ]
     total = plan.weight_bytes + plan.workspace_bytes + plan.kv_cache_bytes

@@ -105,7 +105,7 @@ class Fields:
         return float(value)
 
     def boolean(self, name: str, *, default: bool) -> bool:
-        """true or false."""
+        """A boolean: true or false."""
         value = self._value(name, default)
         if not isinstance(value, bool):
             self._note(name, f"{value!r} is neither true nor false")

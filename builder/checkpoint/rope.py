@@ -93,7 +93,8 @@ def parse_rope(config: Fields, max_position_embeddings: int) -> Rope:
         reason = REFUSED_TYPES.get(rope_type, "it is not known")
         config.problems.add(
             f"{source}.rope_type",
-            f"{rope_type!r} is not supported: {reason}; supported are {', '.join(ACCEPTED_ENTRIES)}",
+            f"{rope_type!r} is not supported: {reason}",
+            f"supported are {', '.join(ACCEPTED_ENTRIES)}",
         )
         return Rope()
     _check_rotary_share(config, fields)

@@ -33,7 +33,7 @@ class EngineDirectory:
     """
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
-        self.output = Path(os.path.abspath(output))
+        self.output = output.absolute()
         check_output(self.output, overwrite=overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.path = Path(

@@ -79,7 +79,7 @@ class Network:
 
     config: ModelConfig
     nodes: tuple[Node, ...]
-    mapping: RankMapping = RankMapping()
+    mapping: RankMapping = field(default_factory=RankMapping)
 
     def with_nodes(self, nodes: Iterable[Node]) -> Network:
         """This network with other nodes."""

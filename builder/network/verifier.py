@@ -38,9 +38,8 @@ def verify(network: Network, after: str) -> Network:
                 if alive.get(operand.name) != operand:
                     raise NetworkError(f"{where}: {operand.name!r} is not computed before it")
                 if operand.name in overwritten:
-                    raise NetworkError(
-                        f"{where}: {operand.name!r} was overwritten by {overwritten[operand.name]!r}"
-                    )
+                    culprit = overwritten[operand.name]
+                    raise NetworkError(f"{where}: {operand.name!r} was overwritten by {culprit!r}")
         try:
             expected = RULES[node.op](node.inputs, node.attributes)
         except (ShapeError, ValueError) as error:

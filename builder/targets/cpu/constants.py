@@ -121,4 +121,4 @@ def _joined(arrays: list[npt.NDArray[np.generic] | None]) -> npt.NDArray[np.gene
 
 
 def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
-    return memoryview(array).cast("B")
+    return array.data.cast("B")

@@ -2,7 +2,7 @@
 """Reads rows of a weight from the checkpoint and lays them out as the kernels read them.
 
 Panels of 16 output channels; within a panel, 4 bytes of consecutive inputs (1 f32, 2 bf16 or 4 i8)
-of each channel stand side by side, so one vector register holds a dot-product operand of 16 outputs.
+of each channel stand side by side: one vector register holds a dot-product operand of 16 outputs.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ def pack_rows(
         checkpoint: where the weight's parts are.
         weight: of rank 1 or 2; its dtype decides what is stored.
         layout: a layout of the engine format.
-        begin, end: rows; for packed layouts `begin` is a multiple of 16.
+        begin: first row; for packed layouts a multiple of 16.
+        end: one past the last row.
 
     Raises:
         CheckpointError: a value is not finite.
     """
     rows = weight.rows(begin, end)
+    stored: npt.NDArray[Any]
     scale = column_sums = None
     if weight.dtype == "i8":
         try:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inverse frequencies of the rotary embedding, in float32 and in the order of operations of
-transformers' `modeling_rope_utils`, whose results they reproduce.
+"""Inverse frequencies of the rotary embedding.
+
+In float32 and in the order of operations of transformers' `modeling_rope_utils`, whose results they
+reproduce.
 """
 
 from __future__ import annotations

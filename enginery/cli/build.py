@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build an engine directory from a Hugging Face checkpoint.
+
+The checkpoint's configuration, tensors and tokenizer are checked first, then the memory plan is
+printed, then the weights are quantised, packed and written. Nothing is written on an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from enginery.builder.build import PlannedBuild, build, plan_build
+from enginery.builder.memory_plan import describe_plan, format_bytes
+from enginery.builder.options import BuildRequest
+from enginery.builder.sku import sku_names
+from enginery.cli.build_config import merge_config
+from enginery.cli.flags import FlagParser
+from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
+from enginery.cli.progress import Progress
+from enginery.quantization import SCHEMES
+
+EXAMPLES = """\
+examples:
+  build-engine --model ./Qwen2.5-0.5B-Instruct --output ./engine --qformat int8_dynamic
+      INT8 weights and activations for any x86-64 processor
+
+  build-engine --model ./TinyLlama --max_batch_size 16 --max_seq_len 1024 --dry_run
+      check everything and print the memory plan, writing nothing
+
+  build-engine --config build.toml --max_batch_size 8
+      options from a file, with one of them replaced
+
+schemes (--qformat):
+"""
+EXAMPLES += "\n".join(f"  {scheme.name:<14}{scheme.summary}" for scheme in SCHEMES.values())
+
+
+def add_arguments(parser: FlagParser) -> None:
+    """Declares the options of `build-engine`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    # None everywhere: an option that was not given is told from one that repeats its default, so
+    # that the configuration file can supply it.
+    paths = parser.add_argument_group("what to build")
+    paths.add_argument(
+        "--model",
+        "--model_dir",
+        "--checkpoint_dir",
+        dest="model",
+        type=Path,
+        metavar="DIR",
+        help="directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
+    )
+    paths.add_argument(
+        "--output",
+        "--output_dir",
+        dest="output",
+        type=Path,
+        metavar="DIR",
+        help="engine directory to write",
+    )
+    paths.add_argument(
+        "--sku",
+        metavar="NAME",
+        help=f"hardware to build for: {', '.join(sku_names())} (default: cpu)",
+    )
+    paths.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML or JSON file with the same option names; the command line comes first",
+    )
+    precision = parser.add_argument_group("precision")
+    precision.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "auto"],
+        help="operands that are not quantised; auto is the checkpoint's, with bfloat16 for "
+        "float16 (default: bfloat16)",
+    )
+    precision.add_argument(
+        "--qformat", choices=list(SCHEMES), help="quantisation scheme, see below (default: none)"
+    )
+    precision.add_argument(
+        "--kv_cache_dtype",
+        choices=["auto", "float32", "bfloat16"],
+        help="keys and values in the cache (default: auto, the dtype)",
+    )
+    limits = parser.add_argument_group("limits")
+    for name, text in (
+        ("max_batch_size", "sequences in one step (default: of the SKU)"),
+        ("max_num_tokens", "packed tokens in one step (default: of the SKU)"),
+        ("max_seq_len", "tokens of a sequence, prompt and output (default: of the model)"),
+        ("max_input_len", "tokens of a prompt (default: max_seq_len)"),
+        ("tokens_per_block", "tokens in a KV block (default: of the SKU)"),
+        ("kv_cache_bytes", "bytes to plan for the KV cache (default: a share of the memory)"),
+        ("tp_size", "tensor-parallel ranks (default: 1)"),
+    ):
+        limits.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    behaviour = parser.add_argument_group("behaviour")
+    for name, text in (
+        ("dry_run", "check everything, print the memory plan and write nothing"),
+        ("overwrite", "replace the engine that is in the output directory"),
+        ("skip_tokenizer", "build without a tokenizer: token ids in, token ids out"),
+        ("json", "print the plan and the summary as one JSON object"),
+    ):
+        behaviour.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    behaviour.add_argument(
+        "--log_level",
+        choices=["error", "warning", "info", "verbose"],
+        help="error and warning print no plan and no progress (default: info)",
+    )
+    add_legacy_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds the engine; see `add_arguments`."""
+    options = merge_config(args)
+    is_quiet = options.pop("log_level", "info") in ("error", "warning")
+    as_json = bool(options.pop("json", False))
+    is_dry_run = bool(options.pop("dry_run", False))
+    notes = legacy_notes(args)
+    if not is_quiet:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    planned = plan_build(BuildRequest(**options))
+    # With --json standard output holds the object and nothing else.
+    if not is_quiet:
+        print(_describe(planned), file=sys.stderr if as_json else sys.stdout, flush=True)
+    result: dict[str, Any] = {
+        "notes": notes,
+        "options": vars(planned.options),
+        "memory_plan": planned.plan.to_json(),
+    }
+    if not is_dry_run:
+        with Progress(sys.stderr, is_silent=is_quiet) as progress:
+            summary = build(planned, progress.update)
+        result["summary"] = {
+            "output": str(summary.output),
+            "seconds": round(summary.seconds, 3),
+            "peak_anonymous_bytes": summary.peak_anonymous_bytes,
+            "largest_tensor_bytes": list(summary.largest_tensor_bytes),
+            "file_bytes": list(summary.file_bytes),
+        }
+        if not is_quiet and not as_json:
+            print(
+                f"Wrote {summary.output} ({format_bytes(sum(summary.file_bytes))}) in "
+                f"{summary.seconds:.1f} s, peak anonymous memory "
+                f"{format_bytes(summary.peak_anonymous_bytes)}"
+            )
+    if as_json:
+        print(json.dumps(result, indent=2))
+    return 0
+
+
+def _describe(planned: PlannedBuild) -> str:
+    config, options = planned.config, planned.options
+    sizes = (
+        f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_heads} heads, "
+        f"{config.num_kv_heads} KV heads of {config.head_dim}, vocabulary {config.vocab_size}"
+    )
+    return (
+        f"{config.family.architecture} ({sizes})\n"
+        f"  for SKU {options.sku}, dtype {options.dtype}, qformat {options.qformat}, "
+        f"tp_size {options.tp_size}\n" + describe_plan(planned.plan, options)
+    )
