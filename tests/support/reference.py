@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executes an engine's program in numpy float32, one sequence at a time: the reference for cpu.
+
+It runs what is written in the file, operation by operation as docs/engine-format.md defines them,
+with a dense KV cache. bf16 operands are rounded where the format has a bf16 value; products are
+exact in float32 and sums are float32 in numpy's order, so that results agree with the C++ executor
+to rounding, not bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .engine_reader import Engine, StepRecord, TensorRecord, ValueRecord
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class ReferenceSequence:
+    """One sequence on all ranks of an engine: `append` tokens, get logits.
+
+    Args:
+        engines: the file of every rank, in rank order.
+    """
+
+    def __init__(self, *engines: Engine) -> None:
+        self._ranks = [_Rank(engine) for engine in engines]
+        self.num_tokens = 0
+
+    def append(self, token_ids: Sequence[int]) -> FloatArray:
+        """Runs one step over tokens that follow those before; returns float32 `[tokens, vocab]`."""
+        positions = np.arange(self.num_tokens, self.num_tokens + len(token_ids))
+        runs = [rank.run(np.asarray(token_ids), positions) for rank in self._ranks]
+        for rank in self._ranks:
+            rank.exchange = None
+        while True:
+            # All ranks stop at the same collectives, so they advance in lockstep.
+            wanted = [next(run, None) for run in runs]
+            if wanted[0] is None:
+                assert all(collective is None for collective in wanted)
+                break
+            kinds = {collective[0] for collective in wanted if collective is not None}
+            assert len(kinds) == 1 and None not in wanted
+            parts = [collective[1] for collective in wanted if collective is not None]
+            result = _sum(parts) if kinds == {"all_reduce"} else np.concatenate(parts, axis=1)
+            for rank in self._ranks:
+                rank.exchange = result
+        self.num_tokens += len(token_ids)
+        return self._ranks[0].logits
+
+
+def _sum(parts: list[FloatArray]) -> FloatArray:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+class _Rank:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.exchange: FloatArray | None = None
+        self._weights: dict[str, FloatArray] = {}
+        self._values: dict[str, Any] = {}
+        self._keys: dict[int, FloatArray] = {}
+        self._values_cache: dict[int, FloatArray] = {}
+        self._positions = np.empty(0, np.int64)
+        self._tokens = np.empty(0, np.int64)
+
+    @property
+    def logits(self) -> FloatArray:
+        logits: FloatArray = self._values["logits"]
+        return logits
+
+    def run(
+        self, tokens: npt.NDArray[Any], positions: npt.NDArray[Any]
+    ) -> Iterator[tuple[str, FloatArray]]:
+        """Executes all steps; yields (op, operand) at each collective, takes `exchange` after."""
+        self._tokens, self._positions = tokens, positions
+        self._values = {}
+        for step in self.engine.steps:
+            assert step.version == 1
+            if step.op in ("all_reduce", "all_gather"):
+                yield step.op, self._float(step.inputs[0])
+                assert self.exchange is not None
+                self._store(step, self.exchange)
+            else:
+                getattr(self, f"_{step.op}")(step)
+
+    # ---- operands ----
+
+    def _float(self, value: Any) -> FloatArray:
+        """A value as float32: bf16 widened, i8 times its scales."""
+        assert isinstance(value, ValueRecord)
+        stored = self._values[value.name]
+        if value.dtype == "i8":
+            q, scale = stored
+            return q.astype(np.float32) * scale[:, None]
+        result: FloatArray = stored
+        return result
+
+    def _weight(self, tensor: Any) -> FloatArray:
+        """A constant's stored numbers as float32, without its scales."""
+        assert isinstance(tensor, TensorRecord)
+        if tensor.name not in self._weights:
+            array = tensor.array
+            if tensor.dtype == "bf16":
+                array = (array.astype(np.uint32) << 16).view(np.float32)
+            self._weights[tensor.name] = array.astype(np.float32)
+        return self._weights[tensor.name]
+
+    def _store(self, step: StepRecord, result: FloatArray) -> None:
+        (output,) = step.outputs
+        assert result.shape[1] == output.columns, (step.op, result.shape, output)
+        assert result.dtype == np.float32
+        if output.dtype == "bf16":
+            result = round_to_bfloat16(result)
+        if output.dtype == "i8":
+            self._values[output.name] = quantize_rows(result)
+        else:
+            self._values[output.name] = result
+
+    # ---- operations ----
+
+    def _embed(self, step: StepRecord) -> None:
+        weight, scale = step.inputs
+        rows = self._weight(weight)[self._tokens]
+        if scale is not None:
+            rows = rows * self._weight(scale)[self._tokens][:, None]
+        self._store(step, rows)
+
+    def _rms_norm(self, step: StepRecord) -> None:
+        x, weight = step.inputs
+        normed = rms_norm(self._float(x), self._weight(weight), step.attributes["epsilon"])
+        self._store(step, normed)
+
+    def _linear(self, step: StepRecord) -> None:
+        x, weight, scale, bias, column_sums = step.inputs
+        assert isinstance(x, ValueRecord) and isinstance(weight, TensorRecord)
+        assert (scale is not None) == (weight.dtype == "i8")
+        assert (column_sums is not None) == (x.dtype == "i8")
+        if x.dtype == "i8":
+            q, x_scale = self._values[x.name]
+            sums = q.astype(np.int64) @ weight.array.astype(np.int64).T
+            assert np.array_equal(
+                self._weight(column_sums), weight.array.sum(axis=1, dtype=np.int64)
+            )
+            y = sums.astype(np.float32) * x_scale[:, None]
+        else:
+            y = self._float(x) @ self._weight(weight).T
+        if scale is not None:
+            y = y * self._weight(scale)
+        if bias is not None:
+            y = y + self._weight(bias)
+        if step.attributes["accumulate"]:
+            y = y + self._values[step.outputs[0].name]
+        self._store(step, y)
+
+    def _kv_append(self, step: StepRecord) -> None:
+        qkv, inv_freq, q_norm, k_norm = step.inputs
+        attributes, engine = step.attributes, self.engine.attributes
+        num_heads, num_kv_heads = engine["num_heads"], engine["num_kv_heads"]
+        assert step.inputs[0] == step.outputs[0]
+        heads = self._float(qkv).reshape(len(self._tokens), -1, engine["head_dim"])
+        q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
+        if q_norm is not None:
+            q = rms_norm(q, self._weight(q_norm), attributes["epsilon"])
+            k = rms_norm(k, self._weight(k_norm), attributes["epsilon"])
+        angles = self._positions[:, None].astype(np.float32) * self._weight(inv_freq)
+        scale = np.float32(attributes["rope_scale"])
+        cos, sin = np.cos(angles)[:, None] * scale, np.sin(angles)[:, None] * scale
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if engine["kv_cache_dtype"] == "bfloat16":
+            k, v = round_to_bfloat16(k), round_to_bfloat16(v)
+        layer = attributes["layer"]
+        none = np.empty((0, *k.shape[1:]), np.float32)
+        self._keys[layer] = np.concatenate([self._keys.get(layer, none), k])
+        self._values_cache[layer] = np.concatenate([self._values_cache.get(layer, none), v])
+        self._store(step, np.concatenate([q, k, v], axis=1).reshape(len(self._tokens), -1))
+
+    def _paged_attention(self, step: StepRecord) -> None:
+        attributes, engine = step.attributes, self.engine.attributes
+        num_heads, group = engine["num_heads"], engine["num_heads"] // engine["num_kv_heads"]
+        heads = self._float(step.inputs[0]).reshape(len(self._tokens), -1, engine["head_dim"])
+        q = heads[:, :num_heads].transpose(1, 0, 2)  # [num_heads, tokens, head_dim]
+        layer = attributes["layer"]
+        # [num_heads, context, head_dim]
+        k = np.repeat(self._keys[layer], group, axis=1).transpose(1, 0, 2)
+        v = np.repeat(self._values_cache[layer], group, axis=1).transpose(1, 0, 2)
+        scores = (q @ k.transpose(0, 2, 1)) * np.float32(attributes["scale"])
+        context = np.arange(k.shape[1])
+        hidden = context[None] > self._positions[:, None]
+        if attributes["sliding_window"]:
+            hidden |= context[None] <= self._positions[:, None] - attributes["sliding_window"]
+        scores = np.where(hidden, np.float32(-np.inf), scores)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        attended = (weights @ v).transpose(1, 0, 2)
+        self._store(step, attended.reshape(len(self._tokens), -1))
+
+    def _silu_mul(self, step: StepRecord) -> None:
+        gate, up = np.split(self._float(step.inputs[0]), 2, axis=1)
+        self._store(step, gate / (1 + np.exp(-gate)) * up)
+
+    def _gather_rows(self, step: StepRecord) -> None:
+        self._store(step, self._float(step.inputs[0]))  # all rows want logits here
+
+    def _add(self, step: StepRecord) -> None:
+        self._store(step, self._values[step.outputs[0].name] + self._float(step.inputs[0]))
+
+
+def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
+    mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    return x * (1 / np.sqrt(mean + np.float32(epsilon))) * weight
+
+
+def rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def round_to_bfloat16(x: FloatArray) -> FloatArray:
+    """Float32 values rounded to bfloat16, half to even, and widened again."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    kept = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return (kept << np.uint32(16)).view(np.float32)
+
+
+def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Symmetric INT8 per row: amax / 127, rounded half to even; a row of zeros has scale 1."""
+    scale = np.abs(x).max(axis=1) / np.float32(127)
+    scale[scale == 0] = 1
+    q = np.clip(np.rint(x / scale[:, None]), -127, 127).astype(np.int8)
+    return q, scale
+
+
+def relative_error(got: FloatArray, expected: FloatArray) -> float:
+    """The largest over rows of max |difference| / max |expected|."""
+    error = np.abs(got - expected).max(axis=-1) / np.abs(expected).max(axis=-1)
+    return float(error.max())
