@@ -13,15 +13,29 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from enginery.runtime.llm import LLM, AsyncLLM, SamplingParams
+    from enginery.llm import LLM
+    from enginery.runtime.llm_config import KvCacheConfig, SchedulerConfig
+    from enginery.runtime.outputs import CompletionOutput, RequestOutput
+    from enginery.runtime.sampling_params import SamplingParams
 
-__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "KvCacheConfig",
+    "RequestOutput",
+    "SamplingParams",
+    "SchedulerConfig",
+    "__version__",
+]
 
 # Loaded on first use, so that `import enginery` and the command line start at once.
 _EXPORTS = {
-    "LLM": "enginery.runtime.llm",
-    "AsyncLLM": "enginery.runtime.llm",
-    "SamplingParams": "enginery.runtime.llm",
+    "LLM": "enginery.llm",
+    "CompletionOutput": "enginery.runtime.outputs",
+    "KvCacheConfig": "enginery.runtime.llm_config",
+    "RequestOutput": "enginery.runtime.outputs",
+    "SamplingParams": "enginery.runtime.sampling_params",
+    "SchedulerConfig": "enginery.runtime.llm_config",
 }
 
 __version__ = importlib.metadata.version("enginery")

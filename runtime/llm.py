@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .dispatcher import Dispatcher
-from .engine import Engine
+from .engine import Engine, EngineInfo
 from .errors import InvalidArgumentError, NotFoundError, QueueFullError
 from .executor import Executor
 from .generation import Generation, Mailbox
@@ -42,16 +42,19 @@ class PromptDict(TypedDict, total=False):
 Prompt: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]] | PromptDict
 """A text, token ids, or either by name."""
 
-_FIXED = "is fixed when the engine is built; build another, or name a checkpoint as the model"
+# Options that are fixed when an engine is built, and the attribute of its info that holds them.
+FIXED_BY_ENGINE = {
+    "dtype": "dtype",
+    "qformat": "qformat",
+    "max_seq_len": "max_seq_len",
+    "max_input_len": "max_input_len",
+    "tokens_per_block": "tokens_per_block",
+    "tensor_parallel_size": "tp_size",
+}
+
 UNSUPPORTED: Unsupported = {
-    "dtype": (("auto",), _FIXED),
-    "qformat": ((), _FIXED),
-    "quant_config": ((), _FIXED),
-    "build_config": ((), _FIXED),
-    "max_seq_len": ((), _FIXED),
-    "max_input_len": ((), _FIXED),
-    "tokens_per_block": ((), _FIXED),
-    "tensor_parallel_size": ((), _FIXED),
+    "quant_config": ((), "name the scheme with qformat"),
+    "build_config": ((), "give its fields as options: max_seq_len, max_batch_size, ..."),
     "pipeline_parallel_size": ((1,), "pipeline parallelism is not built"),
     "moe_expert_parallel_size": ((1,), "mixtures of experts are not built"),
     "max_beam_width": ((1,), "beam search is not built"),
@@ -80,7 +83,9 @@ class LLM:
         num_threads: of the cpu executor; None: as many as this process may run on.
         isa: kernels of the cpu executor; None: the environment's ENGINERY_ISA, or the best.
         executor: runs the steps in place of the built-in executor.
-        unsupported: options of other libraries' `LLM`, refused with the reason.
+        others: options that were fixed when the engine was built, e.g. `dtype` (another value
+            than the engine's is refused), and options of other libraries' `LLM` (refused with the
+            reason).
 
     Raises:
         InvalidArgumentError: an option is out of range, unsupported or unknown.
@@ -100,14 +105,16 @@ class LLM:
         num_threads: int | None = None,
         isa: str | None = None,
         executor: Executor | None = None,
-        **unsupported: Any,
+        **others: Any,
     ) -> None:
-        problems = option_problems(_options_of(LLM), unsupported, UNSUPPORTED)
+        fixed = {name: others.pop(name) for name in FIXED_BY_ENGINE if name in others}
+        problems = option_problems(_options_of(LLM), others, UNSUPPORTED)
         if problems:
             raise InvalidArgumentError.from_problems("LLM", problems)
         kv_cache_config = kv_cache_config or KvCacheConfig()
         scheduler_config = scheduler_config or SchedulerConfig()
         self.engine = Engine(model)
+        _check_fixed(fixed, self.engine.info)
         self._tokenizer_source = tokenizer
         options = RuntimeOptions(
             kv_cache_bytes=kv_cache_config.bytes_for(self.engine.info),
@@ -383,6 +390,20 @@ def _one_per_prompt(
 def _options_of(cls: type[LLM]) -> list[str]:
     code = cls.__init__.__code__
     return list(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+
+
+def _check_fixed(given: Mapping[str, Any], info: EngineInfo) -> None:
+    """Refuses options that the engine was built without."""
+    problems = []
+    for name, value in given.items():
+        built = getattr(info, FIXED_BY_ENGINE[name])
+        if value not in (None, "auto", built):
+            problems.append(
+                f"{name} = {value!r}: the engine was built with {built!r}; build another, or name "
+                "a checkpoint as the model"
+            )
+    if problems:
+        raise InvalidArgumentError.from_problems("LLM", problems)
 
 
 def _close(dispatcher: Dispatcher, engine: Engine) -> None:
