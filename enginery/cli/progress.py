@@ -17,10 +17,14 @@ class Progress:
 
     Args:
         stream: where to; a bar is drawn when it is a terminal.
+        verb: what is being done, for lines that stand alone.
         is_silent: show nothing.
     """
 
-    def __init__(self, stream: TextIO, *, is_silent: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO, *, verb: str = "packing weights", is_silent: bool = False
+    ) -> None:
+        self._verb = verb
         self._stream = stream
         self._is_silent = is_silent
         self._is_terminal = stream.isatty()
@@ -58,5 +62,5 @@ class Progress:
             self._stream.write(f"\r[{bar}] {text}\033[K")
             self._has_bar = True
         else:
-            self._stream.write(f"packing weights: {text}\n")
+            self._stream.write(f"{self._verb}: {text}\n")
         self._stream.flush()
