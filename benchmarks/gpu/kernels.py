@@ -1,30 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Two Triton-language kernels and their ahead-of-time compilation, which needs no GPU.
+"""Triton-language kernels of one MLP segment, for measuring what ahead-of-time cubins reach.
 
-    python -m benchmarks.gpu.kernels OUT [compute capability, default 90]
-
-writes OUT/<name>.cubin and OUT/kernels.json (launch data), and for `axpy` also the PTX, once of
-the compiler's default version and once capped at 9.0, which is what a CUDA 13.0 driver takes.
+Weights are `[N, K]`; KIND, where it appears, is what activations are stored as: "fp16", "fp8"
+(E4M3) or "int8", with `x_stored = x * inverse` rounded to it.
 """
 
 from __future__ import annotations
 
-import json
-import pathlib
-import re
-import sys
-from typing import Any
-
 import triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-# name -> (Triton-language dtype, accumulator is integer)
-DTYPES = {"fp16": "fp16", "fp8": "fp8e4nv", "int8": "i8"}
-# Tile sizes (rows, columns, depth in bytes), warps, stages.
-TILES = {"decode": (16, 32, 512, 4, 4), "prefill": (128, 256, 128, 8, 3)}
+# Adding and subtracting 1.5 * 2^23 rounds a float32 below 2^22 to the nearest even integer.
+ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
@@ -36,12 +24,49 @@ def axpy(x, y, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def store_as(pointer, value, inverse, KIND: tl.constexpr):
+    """Stores a float32 block as KIND."""
+    if KIND == "fp16":
+        tl.store(pointer, value.to(tl.float16))
+    else:
+        scaled = value * tl.load(inverse)
+        if KIND == "fp8":
+            scaled = tl.minimum(tl.maximum(scaled, -448.0), 448.0)
+            tl.store(pointer, scaled.to(tl.float8e4nv))
+        else:
+            rounded = (tl.minimum(tl.maximum(scaled, -128.0), 127.0) + ROUND) - ROUND
+            tl.store(pointer, rounded.to(tl.int8))
+
+
+@triton.jit
+def rms_norm(x, gamma, inverse, out, KIND: tl.constexpr, HIDDEN: tl.constexpr):
+    """out[row] = x[row] / rms(x[row]) * gamma, a program per row; HIDDEN is a power of two."""
+    i = tl.arange(0, HIDDEN)
+    row = tl.program_id(0) * HIDDEN
+    wide = tl.load(x + row + i).to(tl.float32)
+    factor = tl.rsqrt(tl.sum(wide * wide) / HIDDEN + 1e-5)
+    value = wide * factor * tl.load(gamma + i).to(tl.float32)
+    store_as(out + row + i, value, inverse, KIND)
+
+
+@triton.jit
+def swiglu(gate_up, inverse, out, KIND: tl.constexpr, FFN: tl.constexpr, BLOCK: tl.constexpr):
+    """out[row] = silu(gate_up[row, :FFN]) * gate_up[row, FFN:]; FFN is a multiple of BLOCK."""
+    pid = tl.program_id(0)
+    row = pid // (FFN // BLOCK)
+    i = (pid % (FFN // BLOCK)) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(gate_up + row * 2 * FFN + i).to(tl.float32)
+    up = tl.load(gate_up + row * 2 * FFN + FFN + i).to(tl.float32)
+    store_as(out + row * FFN + i, gate * tl.sigmoid(gate) * up, inverse, KIND)
+
+
+@triton.jit
 def gemm(
-    x, w, scale, y, m,
-    K: tl.constexpr, N: tl.constexpr, ACC: tl.constexpr,
+    x, w, scale, residual, y, m,
+    RESIDUAL: tl.constexpr, K: tl.constexpr, N: tl.constexpr, ACC: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """y[m, N] = (x[m, K] @ w[N, K].T) * scale[N], float16 out; N and K are multiples of BN, BK."""
+    """y[m, N] = (x[m, K] @ w[N, K].T) * scale (+ residual), float16; BN divides N, BK divides K."""
     rows_total = tl.cdiv(m, BM)
     # Neighbouring programs share a block of w: it is read from L2, not from memory.
     pid = tl.program_id(0)
@@ -57,63 +82,7 @@ def gemm(
         x_tile += BK
         w_tile += BK
     out = acc.to(tl.float32) * tl.load(scale + cols)[None, :]
-    tl.store(y + rows[:, None] * N + cols[None, :], out.to(tl.float16), mask=row_mask)
-
-
-def _launch_data(kernel: Any) -> dict[str, Any]:
-    entry = re.search(r"\.entry[^)]*\)", kernel.asm["ptx"], re.S)
-    assert entry is not None
-    return {
-        "entry": kernel.metadata.name,
-        "num_warps": kernel.metadata.num_warps,
-        "shared_bytes": kernel.metadata.shared,
-        "num_params": entry.group(0).count(".param"),
-    }
-
-
-def compile_all(out: pathlib.Path, capability: int) -> None:
-    """Writes every cubin and kernels.json into `out`."""
-    target = GPUTarget("cuda", capability, 32)
-    index: dict[str, Any] = {}
-    source = ASTSource(
-        fn=axpy,
-        signature={"x": "*fp16", "y": "*fp16", "n": "i32", "BLOCK": "constexpr"},
-        constexprs={"BLOCK": 1024},
-    )
-    default = triton.compile(source, target=target)
-    capped = triton.compile(source, target=target, options={"ptx_version": 90})
-    (out / "axpy.cubin").write_bytes(default.asm["cubin"])
-    (out / "axpy_default.ptx").write_text(default.asm["ptx"])
-    (out / "axpy_isa90.ptx").write_text(capped.asm["ptx"])
-    index["axpy"] = _launch_data(default)
-    for dtype, kind in DTYPES.items():
-        for tile, (bm, bn, depth_bytes, warps, stages) in TILES.items():
-            bk = depth_bytes // (2 if dtype == "fp16" else 1)
-            for k, n in ((4096, 28672), (14336, 4096)):
-                constants = {
-                    "K": k, "N": n, "ACC": tl.int32 if dtype == "int8" else tl.float32,
-                    "BM": bm, "BN": bn, "BK": bk,
-                }  # fmt: skip
-                signature = {
-                    "x": f"*{kind}", "w": f"*{kind}", "scale": "*fp32", "y": "*fp16", "m": "i32",
-                } | dict.fromkeys(constants, "constexpr")  # fmt: skip
-                aligned = {(i,): [["tt.divisibility", 16]] for i in range(4)}
-                kernel = triton.compile(
-                    ASTSource(fn=gemm, signature=signature, constexprs=constants, attrs=aligned),
-                    target=target,
-                    options={"num_warps": warps, "num_stages": stages},
-                )
-                name = f"gemm_{dtype}_{tile}_{k}x{n}"
-                (out / f"{name}.cubin").write_bytes(kernel.asm["cubin"])
-                ptx = kernel.asm["ptx"]
-                index[name] = _launch_data(kernel) | {
-                    "tile": [bm, bn, bk],
-                    "matrix_instructions": sorted(set(re.findall(r"(wgmma\.mma|mma\.sync)", ptx))),
-                }
-    (out / "kernels.json").write_text(json.dumps(index, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    folder = pathlib.Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    compile_all(folder, int(sys.argv[2]) if len(sys.argv) > 2 else 90)
+    at = rows[:, None] * N + cols[None, :]
+    if RESIDUAL:
+        out += tl.load(residual + at, mask=row_mask, other=0.0).to(tl.float32)
+    tl.store(y + at, out.to(tl.float16), mask=row_mask)

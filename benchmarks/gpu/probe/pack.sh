@@ -22,7 +22,7 @@ tag=${PYTHON_TAG:-312}
 rm -rf "$work/carried" "$work/site" "$work/payload"
 mkdir -p "$work/carried" "$work/site" "$work/payload/a" "$work/payload/b"
 "$work/venv/bin/python" -m benchmarks.gpu.probe.make_plans "$work/carried/plans"
-"$work/venv/bin/python" -m benchmarks.gpu.kernels "$work/carried/kernels"
+"$work/venv/bin/python" -m benchmarks.gpu.compile_kernels "$work/carried/kernels"
 tar -C "$work/carried" -cf - . | xz -9e > "$work/payload/a/carried.tar.xz"
 
 for wheel in "$work"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$work/site"; done

@@ -3,8 +3,8 @@
 
     python -m benchmarks.gpu.probe.probe GROUP FOLDER
 
-FOLDER holds plans/ (make_plans.py) and kernels/ (benchmarks/gpu/kernels.py). Each group is its
-own process, so that a crash costs one group. Every outcome is printed and appended to
+FOLDER holds plans/ (make_plans.py) and kernels/ (compile_kernels.py). Each group is its own
+process, so that a crash costs one group. Every outcome is printed and appended to
 $OUT/outcomes.jsonl.
 """
 
