@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The built-in executor: runs cpu engines of any tp_size in this process (the ranks in turn, collectives in memory).
+// The built-in executor: runs cpu engines of any tp_size in this process (the ranks in turn,
+// collectives in memory).
 #ifndef ENGINERY_SRC_EXEC_CPU_EXECUTOR_H_
 #define ENGINERY_SRC_EXEC_CPU_EXECUTOR_H_
 
@@ -17,9 +18,10 @@ struct CpuExecutorOptions {
   std::string isa = "auto";  // auto, avx512, avx2, portable
 };
 
-// Checks that every step can run here (op, version, operand dtypes, layouts, shapes) and prepares it; the engine is shared.
-// Throws Error: ENGINERY_WRONG_TARGET, ENGINERY_UNSUPPORTED_OP, ENGINERY_INVALID_PROGRAM, ENGINERY_INVALID_ARGUMENT (isa this machine lacks).
-// The returned table's destroy() frees it. *isa_name receives the variant chosen.
+// Checks that every step can run here (op, version, operand dtypes, layouts, shapes) and prepares
+// it; the engine is shared. Throws Error: ENGINERY_WRONG_TARGET, ENGINERY_UNSUPPORTED_OP,
+// ENGINERY_INVALID_PROGRAM, ENGINERY_INVALID_ARGUMENT (isa this machine lacks). The returned
+// table's destroy() frees it. *isa_name receives the variant chosen.
 enginery_executor MakeCpuExecutor(std::shared_ptr<const Engine> engine,
                                   const CpuExecutorOptions& options, std::string* isa_name);
 

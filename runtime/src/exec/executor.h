@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Runs steps of the model on this machine's CPU, for all ranks of an engine.
+#ifndef ENGINERY_SRC_EXEC_EXECUTOR_H_
+#define ENGINERY_SRC_EXEC_EXECUTOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/program.h"
+#include "enginery/enginery.h"
+#include "exec/kv_cache.h"
+#include "exec/plan.h"
+#include "exec/thread_pool.h"
+#include "exec/workspace.h"
+#include "kernels/kernels.h"
+
+namespace enginery {
+
+class Executor {
+ public:
+  // programs[r] is rank r's. `owner` keeps them, and the tensors they point to, alive. Throws Error
+  // as MakeCpuExecutor.
+  Executor(const std::vector<const Program*>& programs, std::shared_ptr<const void> owner,
+           const Kernels& kernels, int num_threads);
+
+  // The calls of enginery_executor, with exceptions for errors.
+  void Init(const enginery_limits& limits, uint64_t kv_cache_bytes, enginery_executor_info* info);
+  void Execute(const enginery_batch* batch);
+  void Collect(enginery_step_output* output) const;
+
+ private:
+  struct Rank {
+    Plan plan;
+    Workspace workspace;
+    KvView kv;
+    std::vector<int32_t> cu_tiles;  // of the current step
+  };
+
+  void CheckCollectives() const;
+  void PlanQueries(const BatchView& batch, Rank& rank) const;
+  void RunRanks(const BatchView& batch);
+
+  const std::shared_ptr<const void> owner_;
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  std::vector<Rank> ranks_;
+  std::vector<StepContext> contexts_;        // of the current step
+  std::vector<CollectiveStep> collectives_;  // of the ranks, at the current collective
+  BatchLimits limits_{};
+  KvCache kv_cache_;
+  Reservation scratch_;
+  int64_t scratch_bytes_ = 0;  // per thread
+  bool is_initialized_ = false;
+  bool has_result_ = false;
+};
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_EXEC_EXECUTOR_H_

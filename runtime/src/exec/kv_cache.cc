@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/str_cat.h"
+#include "kernels/kernels.h"
+
+namespace enginery {
+namespace {
+
+int64_t ElementBytes(const KvShape& shape) { return shape.dtype == DType::kF32 ? 4 : 2; }
+
+}  // namespace
+
+int64_t KvShape::k_bytes() const { return head_dim * tokens_per_block * ElementBytes(*this); }
+
+int64_t KvShape::head_bytes() const {
+  return k_bytes() + tokens_per_block * PaddedHeadDim(head_dim) * ElementBytes(*this);
+}
+
+KvCache::KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes) {
+  for (const KvShape& shape : ranks) block_bytes_ += shape.block_bytes();
+  const uint64_t num_blocks = budget_bytes / static_cast<uint64_t>(block_bytes_);
+  if (num_blocks < 1) {
+    throw Error(ENGINERY_INVALID_ARGUMENT,
+                StrCat("kv_cache_bytes is ", budget_bytes, "; one block of ",
+                       ranks.front().tokens_per_block, " tokens takes ", block_bytes_,
+                       " bytes: give at least that"));
+  }
+  num_blocks_ = static_cast<int64_t>(std::min<uint64_t>(num_blocks, INT32_MAX));
+  memory_ = Reservation(static_cast<uint64_t>(num_blocks_ * block_bytes_), "KV cache");
+  std::byte* base = memory_.data();
+  for (const KvShape& shape : ranks) {
+    views_.push_back({shape, base, block_bytes_});
+    base += shape.block_bytes();
+  }
+}
+
+void KvCache::CopyBlock(int64_t from, int64_t to) const {
+  if (from == to) return;
+  std::memcpy(memory_.data() + to * block_bytes_, memory_.data() + from * block_bytes_,
+              static_cast<size_t>(block_bytes_));
+}
+
+}  // namespace enginery

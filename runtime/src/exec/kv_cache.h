@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The paged KV cache of all ranks, in one reservation that is paid for as blocks are used:
+//
+//   [block][rank][layer][kv head]{ K [head_dim][tokens_per_block], V [tokens_per_block][padded
+//   head_dim] }
+//
+// K is transposed so that scores are computed for 16 tokens at once with the dimensions walked in
+// order; V is not, so that 16 dimensions are accumulated at once with the tokens walked in order. A
+// block is contiguous: copying one is one memcpy.
+#ifndef ENGINERY_SRC_EXEC_KV_CACHE_H_
+#define ENGINERY_SRC_EXEC_KV_CACHE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/program.h"
+#include "exec/reservation.h"
+
+namespace enginery {
+
+// The cache of one rank.
+struct KvShape {
+  int64_t num_layers, num_kv_heads, head_dim, tokens_per_block;
+  DType dtype;  // kF32 or kBF16
+
+  int64_t k_bytes() const;     // of a head in a block
+  int64_t head_bytes() const;  // K and V
+  int64_t block_bytes() const { return num_layers * num_kv_heads * head_bytes(); }
+};
+
+// Where a rank's heads lie.
+struct KvView {
+  KvShape shape;
+  std::byte* base;      // of this rank in block 0
+  int64_t block_bytes;  // of all ranks: from block to block
+
+  // K of a head in block 0; V is shape.k_bytes() further.
+  std::byte* head(int64_t layer, int64_t head) const {
+    return base + (layer * shape.num_kv_heads + head) * shape.head_bytes();
+  }
+};
+
+class KvCache {
+ public:
+  KvCache() = default;
+  // As many blocks as `budget_bytes` pays for. Throws Error(ENGINERY_INVALID_ARGUMENT) when that is
+  // none.
+  KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes);
+
+  int64_t num_blocks() const { return num_blocks_; }
+  int64_t block_bytes() const { return block_bytes_; }
+  KvView rank(size_t r) const { return views_[r]; }
+  void CopyBlock(int64_t from, int64_t to) const;
+
+ private:
+  Reservation memory_;
+  int64_t num_blocks_ = 0;
+  int64_t block_bytes_ = 0;
+  std::vector<KvView> views_;
+};
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_EXEC_KV_CACHE_H_

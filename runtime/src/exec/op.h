@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// An operation prepared to run: what the steps of a program become once their operands were checked
+// (plan.h).
+#ifndef ENGINERY_SRC_EXEC_OP_H_
+#define ENGINERY_SRC_EXEC_OP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "engine/program.h"
+#include "exec/batch_view.h"
+#include "exec/kv_cache.h"
+#include "exec/thread_pool.h"
+#include "kernels/kernels.h"
+
+namespace enginery {
+
+// A value in the workspace: rows of kF32, kBF16 or kI8 (as u8, q + 128, with one scale per row).
+struct Matrix {
+  std::byte* data;
+  int64_t pitch;  // bytes from row to row
+  float* scales;  // kI8 only
+
+  template <class T>
+  T* row(int64_t r) const {
+    return reinterpret_cast<T*>(data + r * pitch);
+  }
+};
+
+// Queries of a step cut for attention: sequence s has the tiles [cu_tiles[s], cu_tiles[s + 1]) of
+// tokens_per_tile tokens.
+struct QueryTiles {
+  int64_t tokens_per_tile;
+  std::span<const int32_t> cu_tiles;  // [num_sequences + 1]
+};
+
+// What an op sees of one rank while a step runs.
+struct StepContext {
+  const Kernels& kernels;
+  ThreadPool& pool;
+  const BatchView& batch;
+  const KvView& kv;
+  QueryTiles query_tiles;
+  std::span<const Matrix> values;  // of the program, then those that ops asked for
+  std::byte* scratch;              // scratch_bytes for each thread, aligned to 64 bytes
+  int64_t scratch_bytes;
+
+  int64_t num_rows(Rows rows) const {
+    return rows == Rows::kTokens ? batch.num_tokens : batch.num_logit_rows;
+  }
+  const Matrix& value(size_t index) const { return values[index]; }
+  float* thread_scratch(int thread) const {
+    return reinterpret_cast<float*>(scratch + thread * scratch_bytes);
+  }
+};
+
+class Op {
+ public:
+  Op() = default;
+  virtual ~Op() = default;
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+  // Runs on one rank. Does not throw or allocate.
+  virtual void Run(const StepContext& context) const = 0;
+};
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_EXEC_OP_H_

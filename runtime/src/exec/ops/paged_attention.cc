@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "exec/ops/ops.h"
+#include "exec/ops/rows.h"
+
+namespace enginery {
+namespace {
+
+class PagedAttention final : public Op {
+ public:
+  struct Config {
+    int64_t layer, num_heads, num_kv_heads, head_dim, sliding_window;
+    float scale;
+    size_t result;  // f32 buffer; y itself when that is f32
+  };
+  PagedAttention(const ValueOperand& qkv, const ValueOperand& y, const Config& config)
+      : qkv_(qkv), y_(y), config_(config) {}
+
+  void Run(const StepContext& context) const override {
+    const AttentionKernel kernel = context.kv.shape.dtype == DType::kF32
+                                       ? context.kernels.attention_f32
+                                       : context.kernels.attention_bf16;
+    // Tasks are (query tile, KV head), the heads of a tile beside each other.
+    const int64_t num_tiles = context.query_tiles.cu_tiles.back();
+    context.pool.ParallelFor(num_tiles * config_.num_kv_heads, [&](int64_t task, int thread) {
+      kernel(TaskArgs(context, task / config_.num_kv_heads, task % config_.num_kv_heads,
+                      context.thread_scratch(thread)));
+    });
+    if (y_.dtype == DType::kF32) return;
+    const Matrix& result = context.value(config_.result);
+    const Matrix& y = context.value(y_.index);
+    ForEachRow(context, context.batch.num_tokens, y_.columns, [&](int64_t row, int) {
+      StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns);
+    });
+  }
+
+ private:
+  AttentionArgs TaskArgs(const StepContext& context, int64_t tile, int64_t kv_head,
+                         float* scratch) const {
+    const BatchView& batch = context.batch;
+    const auto cu_tiles = context.query_tiles.cu_tiles;
+    const int64_t sequence =
+        std::upper_bound(cu_tiles.begin(), cu_tiles.end(), tile) - cu_tiles.begin() - 1;
+    const int64_t tile_tokens = context.query_tiles.tokens_per_tile;
+    const int64_t begin = batch.cu_seqlens_q[sequence] +
+                          (tile - cu_tiles[static_cast<size_t>(sequence)]) * tile_tokens;
+    const int64_t end = std::min<int64_t>(begin + tile_tokens, batch.cu_seqlens_q[sequence + 1]);
+    const int64_t group_size = config_.num_heads / config_.num_kv_heads;
+    const int64_t column = kv_head * group_size * config_.head_dim;
+    const Matrix& qkv = context.value(qkv_.index);
+    const Matrix& result = context.value(config_.result);
+    return {
+        .q = qkv.row<float>(begin) + column,
+        .q_pitch = qkv.pitch / static_cast<int64_t>(sizeof(float)),
+        .num_queries = end - begin,
+        .group_size = group_size,
+        .head_dim = config_.head_dim,
+        .first_position = batch.positions[begin],
+        .sliding_window = config_.sliding_window,
+        .scale = config_.scale,
+        .kv = context.kv.head(config_.layer, kv_head),
+        .block_bytes = context.kv.block_bytes,
+        .v_offset = context.kv.shape.k_bytes(),
+        .block_table = batch.block_tables + sequence * batch.block_table_width,
+        .tokens_per_block = context.kv.shape.tokens_per_block,
+        .y = result.row<float>(begin) + column,
+        .y_pitch = result.pitch / static_cast<int64_t>(sizeof(float)),
+        .scratch = scratch,
+    };
+  }
+
+  const ValueOperand qkv_, y_;
+  const Config config_;
+};
+
+}  // namespace
+
+PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan) {
+  step.Expect(1, 1, {"layer", "scale", "sliding_window"});
+  const ModelConfig& config = plan.config();
+  const ValueOperand qkv = step.input(0, {DType::kF32});
+  const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
+  step.ExpectColumns("input 0", qkv.columns,
+                     (config.num_heads + 2 * config.num_kv_heads) * config.head_dim);
+  step.ExpectColumns("output 0", y.columns, config.num_heads * config.head_dim);
+  step.ExpectDifferent(qkv, y);
+  if (qkv.rows != Rows::kTokens || y.rows != Rows::kTokens) {
+    step.ThrowInvalid("works on rows of tokens");
+  }
+  PagedAttention::Config prepared{};
+  prepared.layer = step.int_attribute("layer", 0, config.num_layers - 1);
+  prepared.num_heads = config.num_heads;
+  prepared.num_kv_heads = config.num_kv_heads;
+  prepared.head_dim = config.head_dim;
+  prepared.sliding_window = step.int_attribute("sliding_window", 0, INT32_MAX);
+  prepared.scale = step.float_attribute("scale", 0, 1e6);
+  prepared.result =
+      y.dtype == DType::kF32 ? y.index : plan.AddBuffer(Rows::kTokens, DType::kF32, y.columns);
+  const int64_t num_rows = plan.query_tile_tokens() * (config.num_heads / config.num_kv_heads);
+  plan.RequireThreadScratch(
+      4 * AttentionScratchFloats(num_rows, config.tokens_per_block, config.head_dim));
+  return std::make_unique<PagedAttention>(qkv, y, prepared);
+}
+
+}  // namespace enginery

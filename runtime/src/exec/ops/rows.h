@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Loops over rows, and rows written in the dtype that the next linear takes.
+#ifndef ENGINERY_SRC_EXEC_OPS_ROWS_H_
+#define ENGINERY_SRC_EXEC_OPS_ROWS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "exec/op.h"
+
+namespace enginery {
+
+// Calls body(row, thread) for every row. Rows are handed out in pieces of about kElements elements:
+// less work than that does not pay for waking a thread.
+template <class Body>
+void ForEachRow(const StepContext& context, int64_t num_rows, int64_t columns, const Body& body) {
+  constexpr int64_t kElements = 8192;
+  const int64_t rows_per_task = std::max<int64_t>(1, kElements / columns);
+  const int64_t num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
+  context.pool.ParallelFor(num_tasks, [&](int64_t task, int thread) {
+    const int64_t end = std::min(num_rows, (task + 1) * rows_per_task);
+    for (int64_t row = task * rows_per_task; row < end; ++row) body(row, thread);
+  });
+}
+
+// Where a row destined for `to` is computed in f32: in place, or in the thread's scratch.
+inline float* RowInF32(const StepContext& context, const Matrix& to, DType dtype, int64_t row,
+                       int thread) {
+  return dtype == DType::kF32 ? to.row<float>(row) : context.thread_scratch(thread);
+}
+
+// Stores what RowInF32 gave.
+inline void StoreRow(const StepContext& context, const float* from, const Matrix& to, DType dtype,
+                     int64_t row, int64_t columns) {
+  if (dtype == DType::kBF16) {
+    context.kernels.bf16_row(from, columns, to.row<uint16_t>(row));
+  } else if (dtype == DType::kI8) {
+    context.kernels.quantize_row(from, columns, to.row<uint8_t>(row), &to.scales[row]);
+  }
+}
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_EXEC_OPS_ROWS_H_

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/ops/ops.h"
+#include "exec/ops/rows.h"
+
+namespace enginery {
+namespace {
+
+class SiluMul final : public Op {
+ public:
+  SiluMul(const ValueOperand& x, const ValueOperand& y) : x_(x), y_(y) {}
+
+  void Run(const StepContext& context) const override {
+    const Matrix& x = context.value(x_.index);
+    const Matrix& y = context.value(y_.index);
+    ForEachRow(context, context.num_rows(x_.rows), y_.columns, [&](int64_t row, int thread) {
+      const float* gate = x.row<float>(row);
+      float* product = RowInF32(context, y, y_.dtype, row, thread);
+      context.kernels.silu_mul_row(gate, gate + y_.columns, y_.columns, product);
+      StoreRow(context, product, y, y_.dtype, row, y_.columns);
+    });
+  }
+
+ private:
+  const ValueOperand x_, y_;
+};
+
+}  // namespace
+
+PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
+  step.Expect(1, 1, {});
+  const ValueOperand x = step.input(0, {DType::kF32});
+  const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
+  step.ExpectColumns("input 0", x.columns, 2 * y.columns);
+  step.ExpectSameRows(x, y);
+  plan.RequireThreadScratch(y.columns * 4);
+  return std::make_unique<SiluMul>(x, y);
+}
+
+}  // namespace enginery

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/plan.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/str_cat.h"
+#include "engine/invalid.h"
+#include "exec/ops/ops.h"
+
+namespace enginery {
+namespace {
+
+// Fewer than any real program has; the packing of the workspace is quadratic in it.
+constexpr size_t kMaxBuffers = 16384;
+// Sizes of the KV cache are products of these: they stay below 2^63.
+constexpr int64_t kMaxLayers = 4096, kMaxHeads = 1024, kMaxHeadDim = 1024,
+                  kMaxTokensPerBlock = 1024;
+
+void CheckRange(std::string_view name, int64_t value, int64_t high) {
+  if (value > high) {
+    ThrowInvalid(ENGINERY_UNSUPPORTED_OP, StrCat("program: attribute ", Quoted(name)), value,
+                 StrCat("1..", high));
+  }
+}
+
+void CheckConfig(const ModelConfig& config) {
+  CheckRange("num_layers", config.num_layers, kMaxLayers);
+  CheckRange("num_heads", config.num_heads, kMaxHeads);
+  CheckRange("head_dim", config.head_dim, kMaxHeadDim);
+  CheckRange("tokens_per_block", config.tokens_per_block, kMaxTokensPerBlock);
+  if (config.head_dim % 2 != 0) {
+    ThrowInvalid(ENGINERY_UNSUPPORTED_OP, "program: attribute \"head_dim\"", config.head_dim,
+                 "even numbers");
+  }
+  if (config.tokens_per_block % 16 != 0) {
+    ThrowInvalid(ENGINERY_UNSUPPORTED_OP, "program: attribute \"tokens_per_block\"",
+                 config.tokens_per_block, "multiples of 16");
+  }
+}
+
+struct RegisteredOp {
+  std::string_view name;
+  uint32_t version;
+  PrepareFunction prepare;
+};
+
+constexpr std::array kOps = {
+    RegisteredOp{"embed", 1, PrepareEmbed},
+    RegisteredOp{"rms_norm", 1, PrepareRmsNorm},
+    RegisteredOp{"linear", 1, PrepareLinear},
+    RegisteredOp{"kv_append", 1, PrepareKvAppend},
+    RegisteredOp{"paged_attention", 1, PreparePagedAttention},
+    RegisteredOp{"silu_mul", 1, PrepareSiluMul},
+    RegisteredOp{"gather_rows", 1, PrepareGatherRows},
+    RegisteredOp{"all_reduce", 1, PrepareAllReduce},
+    RegisteredOp{"all_gather", 1, PrepareAllGather},
+    RegisteredOp{"add", 1, PrepareAdd},
+};
+
+}  // namespace
+
+int64_t QueryTileTokens(const ModelConfig& config) {
+  constexpr int64_t kRows = 64;
+  return std::max<int64_t>(1, kRows / (config.num_heads / config.num_kv_heads));
+}
+
+PrepareFunction FindOp(std::string_view name, uint32_t version) {
+  for (const RegisteredOp& op : kOps) {
+    if (op.name == name && op.version == version) return op.prepare;
+  }
+  return nullptr;
+}
+
+PlanBuilder::PlanBuilder(const Program& program, int64_t tp_size)
+    : program_(program), tp_size_(tp_size) {
+  plan_.config = ReadModelConfig(program.attributes);
+  CheckConfig(plan_.config);
+  const ModelConfig& config = plan_.config;
+  plan_.kv = {config.num_layers, config.num_kv_heads, config.head_dim, config.tokens_per_block,
+              config.kv_cache_dtype == "float32" ? DType::kF32 : DType::kBF16};
+  for (const Value& value : program.values) {
+    plan_.buffers.push_back(
+        {value.rows, value.dtype, static_cast<int64_t>(value.columns), false, 0, -1});
+  }
+  is_written_.resize(program.values.size());
+  FindLogits();
+}
+
+int64_t PlanBuilder::query_tile_tokens() const { return QueryTileTokens(config()); }
+
+void PlanBuilder::FindLogits() {
+  for (size_t i = 0; i < program_.values.size(); ++i) {
+    const Value& value = program_.values[i];
+    if (value.name != "logits") continue;
+    if (value.dtype != DType::kF32 || value.rows != Rows::kLogits ||
+        value.columns != static_cast<uint64_t>(config().vocab_size)) {
+      throw Error(
+          ENGINERY_INVALID_PROGRAM,
+          StrCat("value \"logits\" is ", Name(value.dtype), " of ", Name(value.rows), " by ",
+                 value.columns, "; accepted: f32 of logits by ", config().vocab_size));
+    }
+    plan_.logits = i;
+    plan_.buffers[i].is_dense = true;
+    return;
+  }
+  throw Error(ENGINERY_INVALID_PROGRAM, "the program has no value named \"logits\"");
+}
+
+size_t PlanBuilder::AddBuffer(Rows rows, DType dtype, int64_t columns) {
+  const int64_t step = static_cast<int64_t>(step_index_);
+  plan_.buffers.push_back({rows, dtype, columns, false, step, step});
+  return plan_.buffers.size() - 1;
+}
+
+size_t PlanBuilder::AddRope(const float* inv_freq, int64_t half_dim, float scale) {
+  for (const RopeSpec& rope : plan_.ropes) {
+    if (rope.inv_freq == inv_freq && rope.half_dim == half_dim && rope.scale == scale) {
+      return rope.buffer;
+    }
+  }
+  const size_t buffer = AddBuffer(Rows::kTokens, DType::kF32, 2 * half_dim);
+  plan_.buffers[buffer].first_step = 0;
+  plan_.buffers[buffer].last_step = static_cast<int64_t>(program_.steps.size());
+  plan_.ropes.push_back({inv_freq, half_dim, scale, buffer});
+  return buffer;
+}
+
+void PlanBuilder::RequireThreadScratch(int64_t bytes) {
+  plan_.thread_scratch_bytes = std::max(plan_.thread_scratch_bytes, bytes);
+}
+
+// Notes how long values live, and refuses to read what no step has written.
+void PlanBuilder::TrackOperands(const StepReader& step, size_t index) {
+  const auto use = [&](size_t value) {
+    BufferSpec& buffer = plan_.buffers[value];
+    if (buffer.last_step < 0) buffer.first_step = static_cast<int64_t>(index);
+    buffer.last_step = static_cast<int64_t>(index);
+  };
+  for (const Operand& operand : step.step().inputs) {
+    if (operand.kind != Operand::Kind::kValue) continue;
+    if (!is_written_[operand.index]) {
+      step.ThrowInvalid(StrCat("reads value ", Quoted(program_.values[operand.index].name),
+                               " before a step has written it"));
+    }
+    use(operand.index);
+  }
+  for (const Operand& operand : step.step().outputs) {
+    if (operand.kind != Operand::Kind::kValue) step.ThrowInvalid("an output is not a value");
+    is_written_[operand.index] = true;
+    use(operand.index);
+  }
+}
+
+void PlanBuilder::PrepareStep(size_t index) {
+  step_index_ = index;
+  const StepReader step(program_, index);
+  const PrepareFunction prepare = FindOp(step.step().op, step.step().version);
+  if (prepare == nullptr) {
+    step.ThrowUnsupported(StrCat("the cpu executor has no op ", Quoted(step.step().op),
+                                 " of version ", step.step().version));
+  }
+  // Ops that add to a value read it too; they say so here, before it counts as written.
+  PreparedStep prepared = prepare(step, *this);
+  TrackOperands(step, index);
+  plan_.steps.push_back(std::move(prepared));
+}
+
+void PlanBuilder::ExpectWritten(const StepReader& step, const ValueOperand& value) const {
+  if (!is_written_[value.index]) step.ThrowInvalid("adds to a value that no step has written");
+}
+
+Plan PlanBuilder::Build() && {
+  for (size_t i = 0; i < program_.steps.size(); ++i) PrepareStep(i);
+  if (!is_written_[plan_.logits]) {
+    throw Error(ENGINERY_INVALID_PROGRAM, "no step writes the value \"logits\"");
+  }
+  // The caller reads the logits after the last step.
+  plan_.buffers[plan_.logits].last_step = static_cast<int64_t>(program_.steps.size());
+  if (plan_.buffers.size() > kMaxBuffers) {
+    ThrowInvalid(ENGINERY_UNSUPPORTED_OP, "number of values", plan_.buffers.size(),
+                 StrCat("1..", kMaxBuffers));
+  }
+  return std::move(plan_);
+}
+
+}  // namespace enginery

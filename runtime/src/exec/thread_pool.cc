@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace enginery {
+namespace {
+
+uint64_t NextTask(uint64_t state) { return state & 0xFFFFFFFFu; }
+uint64_t NumTasks(uint64_t state) { return state >> 32; }
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// About 50 microseconds: longer than the serial parts of a step, shorter than what lies between two
+// steps.
+constexpr int kSpinsBeforeParking = 2000;
+// The last tasks of a loop may be on a thread that the system has put aside: let it run.
+constexpr int kSpinsBeforeYielding = 2000;
+
+// CPUs' worth of time that a cgroup (version 2) grants; 0 when there is no limit.
+int CgroupCpuLimit() {
+  std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "re");
+  if (file == nullptr) return 0;
+  long long quota = 0;
+  long long period = 0;
+  const int fields = std::fscanf(file, "%lld %lld", &quota, &period);  // "max 100000" reads as none
+  std::fclose(file);
+  if (fields != 2 || quota <= 0 || period <= 0) return 0;
+  return static_cast<int>(std::clamp<long long>((quota + period - 1) / period, 1, 1 << 16));
+}
+
+}  // namespace
+
+int ThreadPool::NumUsableCpus() {
+  cpu_set_t affinity;
+  int num_cpus = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof affinity, &affinity) == 0) num_cpus = CPU_COUNT(&affinity);
+  const int limit = CgroupCpuLimit();
+  if (limit > 0) num_cpus = std::min(num_cpus, limit);
+  return std::max(num_cpus, 1);
+}
+
+ThreadPool::ThreadPool(int num_threads) {
+  workers_.reserve(static_cast<size_t>(num_threads - 1));
+  for (int thread = 1; thread < num_threads; ++thread) {
+    workers_.emplace_back([this, thread] { Work(thread); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  wake_.fetch_add(1);
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body) {
+  function_ = function;
+  body_ = body;
+  num_done_.store(0, std::memory_order_relaxed);
+  state_.store(static_cast<uint64_t>(num_tasks) << 32);
+  wake_.fetch_add(1);
+  wake_.notify_all();
+
+  RunTasks(0);
+  for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
+    if (spins < kSpinsBeforeYielding) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+bool ThreadPool::RunTasks(int thread) {
+  bool any = false;
+  uint64_t state = state_.load(std::memory_order_acquire);
+  while (NextTask(state) < NumTasks(state)) {
+    if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
+                                      std::memory_order_acquire)) {
+      continue;
+    }
+    function_(body_, static_cast<int64_t>(NextTask(state)), thread);
+    num_done_.fetch_add(1, std::memory_order_release);
+    any = true;
+    state = state_.load(std::memory_order_acquire);
+  }
+  return any;
+}
+
+void ThreadPool::Work(int thread) {
+  int spins = 0;
+  while (!stop_.load(std::memory_order_relaxed)) {
+    const uint32_t wake = wake_.load();
+    if (RunTasks(thread)) {
+      spins = 0;
+    } else if (++spins < kSpinsBeforeParking) {
+      Pause();
+    } else {
+      wake_.wait(wake);  // returns at once if a loop was started after `wake` was read
+      spins = 0;
+    }
+  }
+}
+
+}  // namespace enginery
