@@ -71,6 +71,7 @@ class PlannedBuild:
         config: the model.
         sku: the hardware.
         target: what it is lowered to.
+        network: after all passes, of the whole model.
         payloads: the lowered network of each rank.
         tokens: the vocabulary's bytes.
         plan: memory of the engine when it runs.
@@ -81,6 +82,7 @@ class PlannedBuild:
     config: ModelConfig
     sku: Sku
     target: Target
+    network: Network
     payloads: tuple[Payload, ...]
     tokens: tuple[TokenText, ...]
     plan: MemoryPlan
@@ -115,7 +117,8 @@ def plan_build(request: BuildRequest) -> PlannedBuild:
     config = read_config(request.model)
     options = resolve_options(request, config, sku)
     check_shardable(config, options.tp_size)
-    check_output(request.output, overwrite=request.overwrite)
+    if request.output is not None:
+        check_output(request.output, overwrite=request.overwrite)
     plain = verify(build_decoder(config), after="models")
     with Checkpoint(request.model) as checkpoint:
         check_tensors(checkpoint, plain)
@@ -134,7 +137,9 @@ def plan_build(request: BuildRequest) -> PlannedBuild:
         if request.skip_tokenizer
         else read_vocabulary(request.model, config.vocab_size)
     )
-    return PlannedBuild(request, options, config, sku, target, payloads, tuple(tokens), plan)
+    return PlannedBuild(
+        request, options, config, sku, target, network, payloads, tuple(tokens), plan
+    )
 
 
 def run_passes(network: Network, options: BuildOptions) -> Network:
@@ -150,7 +155,7 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
     """Writes the engine directory of a planned build.
 
     Args:
-        planned: from `plan_build`.
+        planned: from `plan_build`, of a request with an output.
         progress: called as weights are written.
 
     Raises:
@@ -159,6 +164,7 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
     """
     start = time.monotonic()
     request, options = planned.request, planned.options
+    assert request.output is not None
     version = importlib.metadata.version("enginery")
     with (
         PeakMemory() as memory,

@@ -21,7 +21,7 @@ class BuildRequest:
 
     Attributes:
         model: directory of the checkpoint.
-        output: engine directory to write.
+        output: engine directory to write; None to plan alone.
         sku: name of the SKU to build for.
         dtype: "float32", "bfloat16" or "auto" (as the checkpoint).
         qformat: quantisation scheme, a key of `enginery.quantization.SCHEMES`.
@@ -38,7 +38,7 @@ class BuildRequest:
     """
 
     model: Path
-    output: Path
+    output: Path | None = None
     sku: str = "cpu"
     dtype: str = "bfloat16"
     qformat: str = "none"
@@ -150,7 +150,8 @@ def resolve_dtype(dtype: str, config: ModelConfig) -> str:
 def longest_sequence(config: ModelConfig) -> int:
     """The longest sequence that the model's positions reach, counting rope scaling."""
     rope = config.rope
-    stretched = int(
-        (rope.original_max_position_embeddings or config.max_position_embeddings) * rope.factor
-    )
-    return max(config.max_position_embeddings, stretched)
+    if rope.rope_type not in ("linear", "yarn"):
+        return config.max_position_embeddings
+    # Checkpoints differ in whether max_position_embeddings counts the stretching already.
+    original = rope.original_max_position_embeddings or config.max_position_embeddings
+    return max(config.max_position_embeddings, int(original * rope.factor))

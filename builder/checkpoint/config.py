@@ -196,6 +196,8 @@ def _sliding_windows(fields: Fields, family: Family, num_layers: int) -> tuple[i
             fields.problems.add(
                 "sliding_window", f"{family.architecture} has none; null is accepted"
             )
+    elif family.window is Window.ALL_LAYERS and "sliding_window" not in fields.values:
+        fields.problems.add("sliding_window", "is missing; null says that there is none")
     elif is_on and family.window is Window.UPPER_LAYERS:
         fields.problems.add("sliding_window", "is missing, though use_sliding_window is true")
     kinds = _layer_types(fields, num_layers)

@@ -85,7 +85,7 @@ def parse_rope(config: Fields, max_position_embeddings: int) -> Rope:
     entries = config.object(source)
     fields = Fields(entries, config.problems, prefix=f"{source}.")
     theta = (fields if fields.given("rope_theta") else config).number(
-        "rope_theta", above=0, default=DEFAULT_THETA
+        "rope_theta", above=1, default=DEFAULT_THETA
     )
     rope_type = _rope_type(entries, source, config.problems)
     accepted = ACCEPTED_ENTRIES.get(rope_type)
@@ -106,10 +106,14 @@ def parse_rope(config: Fields, max_position_embeddings: int) -> Rope:
     if rope_type == "default":
         return Rope(theta=theta)
     factor = fields.number("factor", above=0)
+    if factor < 1:
+        config.problems.add(f"{source}.factor", f"{factor:g} is below 1")
     if rope_type == "linear":
         return Rope("linear", theta, factor)
-    original = fields.integer(
-        "original_max_position_embeddings", low=1, high=1 << 31, default=max_position_embeddings
+    # Where it stands beside the rope entries, transformers lets it win over the one among them.
+    original_name = "original_max_position_embeddings"
+    original = (config if config.given(original_name) else fields).integer(
+        original_name, low=1, high=1 << 31, default=max_position_embeddings
     )
     if rope_type == "llama3":
         low = fields.number("low_freq_factor", above=0)

@@ -15,6 +15,7 @@ from typing import Any
 
 from enginery.builder.build import PlannedBuild, build, plan_build
 from enginery.builder.memory_plan import describe_plan, format_bytes
+from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
 from enginery.builder.sku import sku_names
 from enginery.cli.build_config import merge_config
@@ -111,7 +112,8 @@ def add_arguments(parser: FlagParser) -> None:
     behaviour.add_argument(
         "--log_level",
         choices=["error", "warning", "info", "verbose"],
-        help="error and warning print no plan and no progress (default: info)",
+        help="error and warning print no plan and no progress, verbose also the network "
+        "(default: info)",
     )
     add_legacy_flags(parser)
 
@@ -119,7 +121,8 @@ def add_arguments(parser: FlagParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Builds the engine; see `add_arguments`."""
     options = merge_config(args)
-    is_quiet = options.pop("log_level", "info") in ("error", "warning")
+    log_level = options.pop("log_level", "info")
+    is_quiet = log_level in ("error", "warning")
     as_json = bool(options.pop("json", False))
     is_dry_run = bool(options.pop("dry_run", False))
     notes = legacy_notes(args)
@@ -130,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
     # With --json standard output holds the object and nothing else.
     if not is_quiet:
         print(_describe(planned), file=sys.stderr if as_json else sys.stdout, flush=True)
+    if log_level == "verbose":
+        print(to_text(planned.network), file=sys.stderr)
     result: dict[str, Any] = {
         "notes": notes,
         "options": vars(planned.options),

@@ -44,12 +44,13 @@ def merge_config(args: argparse.Namespace) -> dict[str, Any]:
             options[name] = value
     problems = Problems("options", OptionError)
     for name in ("model", "output"):
+        # A dry run writes nowhere.
         if name not in options and not (name == "output" and options.get("dry_run")):
             problems.add(name, "is missing", f"give --{name} DIR")
     problems.raise_if_any()
-    options.setdefault("output", Path("engine"))  # a dry run needs none
     for name in ("model", "output"):
-        options[name] = Path(options[name])
+        if name in options:
+            options[name] = Path(options[name])
     return options
 
 

@@ -98,9 +98,16 @@ def _tensor_row(tensor: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _step_line(step: Mapping[str, Any]) -> str:
-    operands = ["-" if name is None else str(name) for name in step["inputs"]]
-    operands += [f"{name}={value}" for name, value in step["attributes"].items()]
-    return f"{', '.join(step['outputs'])} = {step['op']}({', '.join(operands)})"
+    outputs = ", ".join(step["outputs"])
+    attributes = dict(step["attributes"])
+    operands: list[str] = []
+    for name in step["inputs"]:
+        # What belongs to the operand before it (`.scale`, `.column_sums`) is shown as its suffix.
+        owner = next((n for n in operands if name is not None and name.startswith(f"{n}.")), "")
+        operands.append("-" if name is None else name.removeprefix(owner))
+    accumulates = attributes.pop("accumulate", 0) == 1 or step["op"] == "add"
+    operands += [f"{name}={value}" for name, value in attributes.items()]
+    return f"{outputs} {'+=' if accumulates else '='} {step['op']}({', '.join(operands)})"
 
 
 def _folded(lines: Iterable[str], shows_all: bool) -> list[str]:

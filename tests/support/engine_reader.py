@@ -87,6 +87,59 @@ class Engine:
     def tensor(self, name: str) -> TensorRecord:
         return {tensor.name: tensor for tensor in self.tensors}[name]
 
+    def describe(self) -> dict[str, Any]:
+        """What `enginery_engine_describe_json` says of such a file."""
+
+        def name(reference: Reference) -> str | None:
+            return None if reference is None else reference.name
+
+        hidden = ("magic", "reserved")
+        header = {key: value for key, value in self.header.items() if key not in hidden}
+        return {
+            "header": header | {"checksum": self.header["checksum"].hex()},
+            "sections": [
+                {
+                    "name": section.name,
+                    "offset": section.offset,
+                    "bytes": section.num_bytes,
+                    "alignment": section.alignment,
+                    "flags": section.flags,
+                    "sha256": section.sha256.hex(),
+                }
+                for section in self.sections
+            ],
+            "attributes": {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in self.attributes.items()
+            },
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "dtype": tensor.dtype,
+                    "layout": tensor.layout,
+                    "shape": list(tensor.shape),
+                    "section": tensor.section,
+                    "offset": tensor.offset,
+                    "bytes": tensor.num_bytes,
+                }
+                for tensor in self.tensors
+            ],
+            "values": [
+                {"name": v.name, "dtype": v.dtype, "rows": v.rows, "columns": v.columns}
+                for v in self.values
+            ],
+            "steps": [
+                {
+                    "op": step.op,
+                    "version": step.version,
+                    "inputs": [name(operand) for operand in step.inputs],
+                    "outputs": [name(operand) for operand in step.outputs],
+                    "attributes": step.attributes,
+                }
+                for step in self.steps
+            ],
+        }
+
 
 def read_engine(path: Path) -> Engine:
     """Reads all of an engine file, asserting what the format demands of it."""
@@ -227,9 +280,10 @@ def _read_program(
 
 
 def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    items = np.frombuffer(stored, NUMPY_DTYPES[dtype])
+    items: npt.NDArray[Any] = np.frombuffer(stored, NUMPY_DTYPES[dtype])
     if layout == "rows":
-        return items.reshape(shape)
+        items = items.reshape(shape)
+        return items
     group = {"n16k1": 1, "n16k2": 2, "n16k4": 4}[layout]
     num_rows, depth = shape
     num_groups = -(-depth // group)
@@ -239,7 +293,8 @@ def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> n
     is_padding = np.ones(items.size, bool)
     is_padding[positions.ravel()] = False
     assert not items[is_padding].any(), "padding is zero"
-    return items[positions]
+    unpacked: npt.NDArray[Any] = items[positions]
+    return unpacked
 
 
 def _read_tokens(section: bytes) -> list[tuple[bytes, int]]:
