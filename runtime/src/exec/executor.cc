@@ -67,7 +67,7 @@ void Executor::Init(const enginery_limits& limits, uint64_t kv_cache_bytes,
   const ModelConfig& config = ranks_[0].plan.config;
   CheckLimit("max_batch_size", limits.max_batch_size, 1, INT32_MAX);
   CheckLimit("max_num_tokens", limits.max_num_tokens, 1, INT32_MAX);
-  CheckLimit("max_logit_rows", limits.max_logit_rows, 1, limits.max_num_tokens);
+  CheckLimit("max_logit_rows", limits.max_logit_rows, 1, INT32_MAX);
   CheckLimit("max_seq_len", limits.max_seq_len, 1, INT32_MAX);
   CheckLimit("tokens_per_block", limits.tokens_per_block, config.tokens_per_block,
              config.tokens_per_block);
