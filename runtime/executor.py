@@ -75,6 +75,7 @@ class ExecutorTable:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._is_closed = False
         self._vocab_size = 0
         self._num_logit_rows = 0
         self._num_samples = 0
@@ -152,5 +153,11 @@ class ExecutorTable:
 
     def _destroy(self, _: Any) -> None:
         # An exception here has no one to go to: ctypes hands it to sys.unraisablehook.
+        self.close()
+
+    def close(self) -> None:
+        """Closes the executor, once; the runtime does it, or whoever could not make a runtime."""
         self._output = None
-        self._executor.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._executor.close()

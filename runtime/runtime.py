@@ -119,13 +119,19 @@ class Runtime:
         self._handle: ctypes.c_void_p | None = None
         # The struct is copied by create; the callbacks in it are called until destroy.
         self._executor_table = ExecutorTable(executor) if executor is not None else None
-        raw = self._raw_options(self.options)
-        handle = ctypes.c_void_p()
-        check(
-            self._library.enginery_runtime_create(
-                engine.handle, ctypes.byref(raw), ctypes.byref(handle)
+        try:
+            raw = self._raw_options(self.options)
+            handle = ctypes.c_void_p()
+            check(
+                self._library.enginery_runtime_create(
+                    engine.handle, ctypes.byref(raw), ctypes.byref(handle)
+                )
             )
-        )
+        except BaseException:
+            # Only a runtime that was made closes its executor.
+            if self._executor_table is not None:
+                self._executor_table.close()
+            raise
         self._handle = handle
 
     def submit(
