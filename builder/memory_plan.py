@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,34 +68,43 @@ def plan_memory(
         LimitError: something does not fit; the message names the largest that does.
     """
     memory_bytes = host_memory_bytes() if sku.memory_bytes is None else sku.memory_bytes
+    config = network.config
+    item_bytes = ITEM_BYTES[ENGINE_DTYPES[options.kv_cache_dtype]]
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
+    block_bytes = per_token * options.tokens_per_block
+    # The least that leaves a block: itself, or that of which the SKU's share is one.
+    least_kv_bytes = block_bytes
+    if kv_cache_bytes is None:
+        least_kv_bytes = math.ceil(block_bytes / sku.kv_cache_fraction) + 1
     weight_bytes = sum(program.weight_bytes() for program in programs)
     row_bytes = _row_bytes(programs)
     workspace_bytes = (
         options.max_num_tokens * row_bytes["tokens"] + options.max_batch_size * row_bytes["logits"]
     )
     free_bytes = memory_bytes - weight_bytes - workspace_bytes
-    if free_bytes <= 0:
-        raise _no_room(memory_bytes, weight_bytes, row_bytes, options)
-
-    config = network.config
-    per_token = (
-        2 * config.num_layers * config.num_kv_heads * config.head_dim
-        * ITEM_BYTES[ENGINE_DTYPES[options.kv_cache_dtype]]
-    )  # fmt: skip
-    block_bytes = per_token * options.tokens_per_block
-    blocks_per_sequence = -(-options.max_seq_len // options.tokens_per_block)
-    if kv_cache_bytes is None:
-        useful = options.max_batch_size * blocks_per_sequence
-        num_blocks = min(int(free_bytes * sku.kv_cache_fraction) // block_bytes, useful)
-    elif kv_cache_bytes > free_bytes:
+    if kv_cache_bytes is not None and block_bytes <= free_bytes < kv_cache_bytes:
         raise _limit(
             "kv_cache_bytes",
             f"{kv_cache_bytes} do not fit: of {memory_bytes} bytes of memory, weights take "
             f"{weight_bytes} and the workspace {workspace_bytes}",
             f"the largest that fits is {free_bytes}",
         )
+    if free_bytes < least_kv_bytes:
+        room = memory_bytes - weight_bytes - least_kv_bytes
+        raise _workspace_error(room, row_bytes, options, weight_bytes, memory_bytes)
+
+    blocks_per_sequence = -(-options.max_seq_len // options.tokens_per_block)
+    if kv_cache_bytes is None:
+        useful = options.max_batch_size * blocks_per_sequence
+        num_blocks = min(int(free_bytes * sku.kv_cache_fraction) // block_bytes, useful)
     else:
         num_blocks = kv_cache_bytes // block_bytes
+    if num_blocks == 0:
+        raise _limit(
+            "kv_cache_bytes",
+            f"{kv_cache_bytes} is less than a block of {options.tokens_per_block} tokens",
+            f"a block takes {block_bytes}",
+        )
     if num_blocks < blocks_per_sequence:
         source = "given" if kv_cache_bytes is not None else "planned, a share of the free memory"
         raise _limit(
@@ -172,30 +182,29 @@ def _buffer_row_bytes(buffer: Buffer) -> int:
     return buffer.columns * ITEM_BYTES[buffer.dtype] + scale_bytes
 
 
-def _no_room(
-    memory_bytes: int, weight_bytes: int, row_bytes: dict[str, int], options: BuildOptions
+def _workspace_error(
+    room: int, row_bytes: dict[str, int], options: BuildOptions, weight_bytes: int, memory: int
 ) -> LimitError:
-    left = memory_bytes - weight_bytes - options.max_batch_size * row_bytes["logits"]
-    if left >= row_bytes["tokens"]:
+    """Names the largest step whose values fit in `room` bytes."""
+    num_tokens = (room - options.max_batch_size * row_bytes["logits"]) // row_bytes["tokens"]
+    found = f"weights take {weight_bytes} of {memory} bytes, which leaves {max(room, 0)} for it"
+    if num_tokens >= options.max_batch_size:
         return _limit(
             "max_num_tokens",
-            f"a step of {options.max_num_tokens} tokens takes "
-            f"{options.max_num_tokens * row_bytes['tokens']} bytes; {left} are left of "
-            f"{memory_bytes}",
-            f"the largest that fits is {left // row_bytes['tokens']}",
+            f"a step of {options.max_num_tokens} tokens does not fit: {found}",
+            f"the largest that fits is {num_tokens}",
         )
-    if memory_bytes > weight_bytes:
-        room = memory_bytes - weight_bytes
+    # max_num_tokens may not be below max_batch_size, so both must come down.
+    batch_size = room // (row_bytes["tokens"] + row_bytes["logits"])
+    if batch_size >= 1:
         return _limit(
             "max_batch_size",
-            f"{options.max_batch_size} rows of logits take "
-            f"{options.max_batch_size * row_bytes['logits']} bytes; {room} are left of "
-            f"{memory_bytes}",
-            f"the largest that fits is {room // max(row_bytes['logits'], 1)}",
+            f"a step of {options.max_batch_size} sequences does not fit: {found}",
+            f"with max_num_tokens the same, the largest that fits is {batch_size}",
         )
     return _limit(
         "weights",
-        f"take {weight_bytes} bytes; the memory is {memory_bytes}",
+        f"take {weight_bytes} bytes; the memory is {memory}, and a step and the KV cache need some",
         "choose --qformat int8_wo or int8_dynamic, or a machine with more memory",
     )
 

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed rows, unpacked by the format's formula, are the rows of the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.errors import CheckpointError
+from enginery.builder.network.weight import stack, whole
+from enginery.builder.targets.cpu.packing import pack_rows
+from enginery.quantization import quantize_int8
+from tests.support.checkpoints import encode_tensor, write_safetensors
+from tests.support.reference import round_to_bfloat16
+
+CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+LAYOUTS = {
+    "f32": ("n16k1", 1, np.float32),
+    "bf16": ("n16k2", 2, np.uint16),
+    "i8": ("n16k4", 4, np.int8),
+}
+SHAPES = [(1, 1), (16, 4), (19, 99), (33, 7), (48, 130)]
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def checkpoint_of(directory: Path, dtype: str, **tensors: FloatArray) -> Checkpoint:
+    directory.mkdir(exist_ok=True)
+    stored = {name: encode_tensor(values, dtype) for name, values in tensors.items()}
+    path = directory / "model.safetensors"
+    write_safetensors(path, stored, dict.fromkeys(stored, CODES[dtype]))
+    return Checkpoint(directory)
+
+
+def unpack(
+    data: npt.NDArray[np.generic], dtype: str, shape: tuple[int, int]
+) -> npt.NDArray[np.generic]:
+    """Element by element, in the words of the format."""
+    _, group, item = LAYOUTS[dtype]
+    flat = data.reshape(-1).view(item)
+    num_rows, depth = shape
+    assert flat.size == -(-num_rows // 16) * -(-depth // group) * 16 * group
+    seen = np.zeros(flat.size, bool)
+    out = np.empty(shape, item)
+    for n in range(num_rows):
+        for k in range(depth):
+            at = (((n // 16) * -(-depth // group) + k // group) * 16 + n % 16) * group + k % group
+            out[n, k] = flat[at]
+            seen[at] = True
+    assert not flat[~seen].any(), "padding is zero"
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stored", CODES)
+@pytest.mark.parametrize("dtype", LAYOUTS)
+def test_pack_then_unpack(tmp_path: Path, shape: tuple[int, int], stored: str, dtype: str) -> None:
+    values = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+    with checkpoint_of(tmp_path, stored, w=values) as checkpoint:
+        read = checkpoint.read_float32("w").copy()
+        weight = whole("w", shape).stored_as(dtype)
+        packed = pack_rows(checkpoint, weight, LAYOUTS[dtype][0], 0, shape[0])
+    unpacked = unpack(packed.data, dtype, shape)
+    if dtype == "i8":
+        expected = quantize_int8(read, "w")
+        assert np.array_equal(unpacked, expected.q)
+        assert packed.scale is not None and np.array_equal(packed.scale, expected.scale)
+        assert packed.column_sums is not None and packed.column_sums.dtype == np.int32
+        assert np.array_equal(packed.column_sums, expected.q.sum(axis=1, dtype=np.int64))
+    elif dtype == "bf16":
+        bits = round_to_bfloat16(read).view(np.uint32) >> 16
+        assert np.array_equal(unpacked, bits)
+    else:
+        assert np.array_equal(unpacked, read)
+
+
+@pytest.mark.parametrize("dtype", LAYOUTS)
+def test_pieces_of_stacked_and_sliced_tensors_are_those_of_the_whole(
+    tmp_path: Path, dtype: str
+) -> None:
+    rng = np.random.default_rng(5)
+    tensors = {name: rng.standard_normal((23, 40)).astype(np.float32) for name in ("q", "k", "v")}
+    layout = LAYOUTS[dtype][0]
+    with checkpoint_of(tmp_path, "float32", **tensors) as checkpoint:
+        parts = [whole(name, (23, 40)).columns(8, 31) for name in tensors]
+        weight = stack("qkv", parts).stored_as(dtype)
+        at_once = pack_rows(checkpoint, weight, layout, 0, 69)
+        pieces = [pack_rows(checkpoint, weight, layout, b, min(b + 32, 69)) for b in (0, 32, 64)]
+    joined = b"".join(piece.data.tobytes() for piece in pieces)
+    assert joined == at_once.data.tobytes()
+    expected = np.concatenate([tensor[:, 8:31] for tensor in tensors.values()])
+    if dtype == "f32":
+        assert np.array_equal(unpack(at_once.data, dtype, (69, 23)), expected)
+
+
+@pytest.mark.parametrize("dtype", LAYOUTS)
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_values_that_are_not_finite_are_named(tmp_path: Path, dtype: str, stored: str) -> None:
+    tensors = {name: np.ones((20, 8), np.float32) for name in ("gate", "up")}
+    tensors["up"][7, 3] = np.nan
+    weight = stack("gate_up", [whole(name, (20, 8)) for name in tensors]).stored_as(dtype)
+    with (
+        checkpoint_of(tmp_path, stored, **tensors) as checkpoint,
+        pytest.raises(CheckpointError, match="up: row 7 holds a NaN or an infinity"),
+    ):
+        pack_rows(checkpoint, weight, LAYOUTS[dtype][0], 16, 40)
+
+
+def test_float32_beyond_the_range_of_bfloat16_is_refused(tmp_path: Path) -> None:
+    values = np.full((3, 3), 3.4028235e38, np.float32)
+    with (
+        checkpoint_of(tmp_path, "float32", w=values) as checkpoint,
+        pytest.raises(CheckpointError, match="w: holds values beyond the range of bfloat16"),
+    ):
+        pack_rows(checkpoint, whole("w", (3, 3)).stored_as("bf16"), "n16k2", 0, 3)
