@@ -108,6 +108,6 @@ def test_every_function_is_declared_with_all_its_arguments(header: str) -> None:
 def test_sample_records_as_numpy_sees_them() -> None:
     struct = abi.SampleRecord
     assert batch.SAMPLE_DTYPE.itemsize == ctypes.sizeof(struct)
-    for name, _ in struct._fields_:
+    for name, *_ in struct._fields_:
         assert batch.SAMPLE_DTYPE.fields is not None
         assert batch.SAMPLE_DTYPE.fields[name][1] == getattr(struct, name).offset

@@ -10,6 +10,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from enginery.runtime.batch import ScheduledBatch
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import (
     EngineryError,
@@ -18,6 +19,7 @@ from enginery.runtime.errors import (
     ShutDownError,
 )
 from enginery.runtime.event import Event
+from enginery.runtime.executor import ExecutorInfo, Limits, StepOutput
 from enginery.runtime.runtime import Runtime, RuntimeOptions, Stats
 from enginery.runtime.sampling_params import SamplingParams
 from tests.support.executors import FormulaExecutor, next_token
@@ -170,7 +172,8 @@ def test_refuses_bad_options(engine: Engine, options: dict[str, object], message
 
 
 def test_cancel(engine: Engine) -> None:
-    with Runtime(engine) as runtime:
+    executor = FormulaExecutor(VOCAB_SIZE, num_blocks=40, step_seconds=0.02)
+    with Runtime(engine, executor=executor) as runtime:
         params = SamplingParams(max_tokens=200, ignore_eos=True)
         request = runtime.submit([1], params)
         assert runtime.cancel(request)
@@ -187,9 +190,9 @@ def test_queue_bound(engine: Engine) -> None:
     gate = threading.Event()
 
     class Gated(FormulaExecutor):
-        def execute(self, batch: object) -> None:
+        def execute(self, batch: ScheduledBatch) -> None:
             gate.wait(30)
-            super().execute(batch)  # type: ignore[arg-type]
+            super().execute(batch)
 
     options = RuntimeOptions(max_queue_size=2, kv_cache_bytes=1024)
     with Runtime(engine, options, executor=Gated(VOCAB_SIZE)) as runtime:
@@ -322,7 +325,7 @@ def test_a_step_that_fails_ends_its_requests_alone(engine: Engine) -> None:
 
 def test_an_executor_that_cannot_start(engine: Engine) -> None:
     class Broken(FormulaExecutor):
-        def init(self, limits: object, kv_cache_bytes: int) -> object:  # type: ignore[override]
+        def init(self, limits: Limits, kv_cache_bytes: int) -> ExecutorInfo:
             raise RuntimeError("no device")
 
     executor = Broken(VOCAB_SIZE)
@@ -333,9 +336,8 @@ def test_an_executor_that_cannot_start(engine: Engine) -> None:
 
 def test_logits_of_the_wrong_shape_are_refused(engine: Engine) -> None:
     class Wrong(FormulaExecutor):
-        def collect(self) -> object:  # type: ignore[override]
-            output = super().collect()
-            return type(output)(output.logits[:, :-1])
+        def collect(self) -> StepOutput:
+            return StepOutput(super().collect().logits[:, :-1])
 
     with Runtime(engine, executor=Wrong(VOCAB_SIZE)) as runtime:
         request = runtime.submit([1], GREEDY)
@@ -343,12 +345,8 @@ def test_logits_of_the_wrong_shape_are_refused(engine: Engine) -> None:
 
 
 def test_timeout(engine: Engine) -> None:
-    class Slow(FormulaExecutor):
-        def collect(self) -> object:  # type: ignore[override]
-            time.sleep(0.02)
-            return super().collect()
-
-    with Runtime(engine, executor=Slow(VOCAB_SIZE)) as runtime:
+    executor = FormulaExecutor(VOCAB_SIZE, num_blocks=40, step_seconds=0.02)
+    with Runtime(engine, executor=executor) as runtime:
         params = SamplingParams(max_tokens=250, temperature=0.0, ignore_eos=True)
         request = runtime.submit([1], params, timeout_ms=100)
         last = finish(runtime, request)[request][-1]

@@ -101,8 +101,9 @@ def test_one_text_stands_for_a_list() -> None:
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_refuses_what_it_lacks_with_the_reason(name: str) -> None:
     neutral, reason = UNSUPPORTED[name]
+    options: dict[str, Any] = {name: ["something"]}
     with pytest.raises(InvalidArgumentError) as caught:
-        SamplingParams(**{name: ["something"]})
+        SamplingParams(**options)
     assert name in str(caught.value)
     assert reason in str(caught.value)
     for off in (None, *neutral):

@@ -86,9 +86,12 @@ def test_generation_logits_are_joined_at_the_end() -> None:
     tracker = make(SamplingParams(return_generation_logits=True))
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     tracker.update(event(token_ids=[1], generation_logits=rows[:1]))
-    assert tracker.output.outputs[0].generation_logits is None
+    (sequence,) = tracker.snapshot().outputs
+    assert sequence.generation_logits is None
     tracker.update(event(token_ids=[2], generation_logits=rows[1:], finish_reason="LENGTH"))
-    np.testing.assert_array_equal(tracker.output.outputs[0].generation_logits, rows)
+    (sequence,) = tracker.output.outputs
+    assert sequence.generation_logits is not None
+    np.testing.assert_array_equal(sequence.generation_logits, rows)
 
 
 def test_finish_and_stop_reasons() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,10 +12,10 @@ from enginery.runtime.batch import ScheduledBatch
 from enginery.runtime.executor import ExecutorInfo, Limits, StepOutput
 
 
-def next_token(tokens: npt.NDArray[np.integer], vocab_size: int) -> int:
+def next_token(tokens: npt.NDArray[np.int64], vocab_size: int) -> int:
     """The token that the formula's model puts after `tokens`: it depends on all of them."""
     weights = np.arange(1, len(tokens) + 1)
-    return int((tokens.astype(np.int64) * weights).sum() % vocab_size)
+    return int((tokens * weights).sum() % vocab_size)
 
 
 class FormulaExecutor:
@@ -25,6 +27,8 @@ class FormulaExecutor:
         vocab_size: of the engine.
         num_blocks: of the KV cache; None: what the budget pays for at one byte per token.
         fail_at_steps: `execute` raises at these steps, counted from 0.
+        step_seconds: so long a step takes at least; with it, what a test does meanwhile happens
+            while requests run.
     """
 
     def __init__(
@@ -32,7 +36,9 @@ class FormulaExecutor:
         vocab_size: int,
         num_blocks: int | None = None,
         fail_at_steps: frozenset[int] = frozenset(),
+        step_seconds: float = 0.0,
     ) -> None:
+        self.step_seconds = step_seconds
         self.vocab_size = vocab_size
         self.num_blocks = num_blocks
         self.fail_at_steps = fail_at_steps
@@ -85,6 +91,7 @@ class FormulaExecutor:
                     self._logits[rows[row], next_token(seen, self.vocab_size)] = 10.0
 
     def collect(self) -> StepOutput:
+        time.sleep(self.step_seconds)
         return StepOutput(self._logits)
 
     def close(self) -> None:
