@@ -21,8 +21,8 @@ def to_pbtxt(message: Message, indent: int = 0) -> str:
     """The text of a message.
 
     Args:
-        message: field name to value, in order. A mapping is a nested message, a list a repeated field
-            (numbers and symbols on one line), a str is quoted, a Symbol is not.
+        message: field name to value, in order. A mapping is a nested message, a list a repeated
+            field (numbers and symbols on one line), a str is quoted, a Symbol is not.
         indent: spaces before each line.
     """
     lines: list[str] = []

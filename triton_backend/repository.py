@@ -9,13 +9,13 @@ repository/
 
 from __future__ import annotations
 
-import os
 import re
 import site
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError
@@ -26,9 +26,12 @@ from .tensors import INPUTS, OUTPUTS, TensorSpec
 
 DEFAULT_MODEL_NAME = "enginery"
 
+# A tensor's data type and dims.
+_Signature: TypeAlias = tuple[str, tuple[int, ...]]
+
 _MODEL_PY = """\
-# Written by `enginery serve`. Triton server starts this file in an interpreter that knows nothing of the
-# environment Enginery is installed in, hence the first lines.
+# Written by `enginery serve`. Triton server starts this file in an interpreter that knows nothing
+# of the environment Enginery is installed in, hence the first lines.
 import site
 import sys
 
@@ -58,7 +61,8 @@ def write_repository(
 ) -> Repository:
     """Writes the repository for the engine in `options.engine_dir`.
 
-    The engine is opened first, so that a broken or foreign one is refused here and not in the server's log.
+    The engine is opened first, so that a broken or foreign one is refused here and not in the
+    server's log.
 
     Args:
         path: made when it is not there; the model's folder in it is written anew.
@@ -73,7 +77,11 @@ def write_repository(
         raise InvalidArgumentError(
             f"model_name = {model_name!r}: must be letters, digits, '_', '-' and '.'"
         )
-    options = replace(options, engine_dir=os.path.abspath(options.engine_dir))
+    options = replace(
+        options,
+        engine_dir=str(Path(options.engine_dir).resolve()),
+        tokenizer_dir=options.tokenizer_dir and str(Path(options.tokenizer_dir).resolve()),
+    )
     Engine(options.engine_dir).close()
     folder = path / model_name
     (folder / "1").mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,7 @@ def check_repository(repository: Repository) -> None:
     Raises:
         InvalidArgumentError: lists every difference.
     """
-    from google.protobuf import text_format
+    from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
     folder = repository.path / repository.model_name
@@ -143,7 +151,9 @@ def check_repository(repository: Repository) -> None:
         raise InvalidArgumentError.from_problems(str(folder), problems)
 
 
-def _differences(kind: str, got: dict[str, object], expected: dict[str, object]) -> Iterable[str]:
+def _differences(
+    kind: str, got: Mapping[str, _Signature], expected: Mapping[str, _Signature]
+) -> Iterable[str]:
     for name in expected.keys() - got.keys():
         yield f"{kind} {name}: is missing"
     for name in got.keys() - expected.keys():
@@ -153,7 +163,7 @@ def _differences(kind: str, got: dict[str, object], expected: dict[str, object])
             yield f"{kind} {name}: is {got[name]}, must be {expected[name]}"
 
 
-def _tensor(spec: TensorSpec) -> dict[str, object]:
+def _tensor(spec: TensorSpec) -> Message:
     return {
         "name": spec.name,
         "data_type": Symbol(f"TYPE_{spec.data_type}"),

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from enginery.runtime.errors import InvalidArgumentError
@@ -16,8 +17,9 @@ from enginery.runtime.tokenizer import Tokenizer
 
 from .tensors import INPUTS, TensorSpec
 
-ReadTensor = Callable[[str], npt.NDArray[Any] | None]
-"""Name of an input to its array; None when the request does not have it."""
+_OPTIONS = {spec.option: spec for spec in INPUTS if spec.option is not None}
+# Triton server's own, e.g. triton_enable_empty_final_response.
+_SERVER_PREFIX = "triton_"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class GenerationRequest:
     """One request, ready for `Runtime.submit`."""
 
     prompt: str | None
+    """None when the prompt was given as token ids."""
     prompt_token_ids: Sequence[int]
     sampling_params: SamplingParams
     bad_token_sequences: Sequence[Sequence[int]]
@@ -36,27 +39,23 @@ class GenerationRequest:
     timeout_ms: int
 
 
-def read_request(read: ReadTensor, tokenizer: Callable[[], Tokenizer]) -> GenerationRequest:
+def read_request(
+    arrays: Mapping[str, npt.NDArray[Any]], tokenizer: Callable[[], Tokenizer]
+) -> GenerationRequest:
     """Reads and checks the inputs; what needs the engine's limits is checked by submit.
 
     Args:
-        read: gives the arrays.
-        tokenizer: called only when text has to be encoded.
+        arrays: the inputs that the request has, by name.
+        tokenizer: called when text has to be encoded.
 
     Raises:
         InvalidArgumentError: names the input, what it is and what is accepted.
+        NotFoundError: text was given and there is no tokenizer.
     """
-    values = {spec.name: _value(spec, read(spec.name)) for spec in INPUTS}
+    values = {spec.name: _value(spec, arrays.get(spec.name)) for spec in INPUTS}
     prompt, token_ids = _prompt(values, tokenizer)
-    options = {
-        spec.option: values[spec.name]
-        for spec in INPUTS
-        if spec.option is not None and values[spec.name] is not None
-    }
-    max_tokens = _one_of(values, "max_tokens", "request_output_len")
-    if max_tokens is not None:
-        options["max_tokens"] = max_tokens
     returns_log_probs = bool(values["return_log_probs"])
+    options = _sampling_options(values)
     if returns_log_probs:
         options["logprobs"] = 0
     params = SamplingParams(**options)
@@ -74,8 +73,27 @@ def read_request(read: ReadTensor, tokenizer: Callable[[], Tokenizer]) -> Genera
     )
 
 
+def check_parameters(names: Iterable[str]) -> None:
+    """Refuses what the HTTP generate extension takes for a parameter: JSON keys of no input.
+
+    Without this a misspelt option would be ignored.
+
+    Raises:
+        InvalidArgumentError: lists the names, with the input that was meant where one is close.
+    """
+    known = [spec.name for spec in INPUTS]
+    problems = []
+    for name in names:
+        if not name.startswith(_SERVER_PREFIX):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            problems.append(f"{name}: there is no such input{hint}")
+    if problems:
+        raise InvalidArgumentError.from_problems("request", problems)
+
+
 def _prompt(
-    values: dict[str, Any], tokenizer: Callable[[], Tokenizer]
+    values: Mapping[str, Any], tokenizer: Callable[[], Tokenizer]
 ) -> tuple[str | None, Sequence[int]]:
     text, token_ids = values["text_input"], values["input_ids"]
     if (text is None) == (token_ids is None):
@@ -88,7 +106,41 @@ def _prompt(
     return text, tokenizer().encode(text)
 
 
-def _one_of(values: dict[str, Any], name: str, alias: str) -> Any:
+def _sampling_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of SamplingParams that the request gives, in one way or the other."""
+    options = {
+        option: values[spec.name]
+        for option, spec in _OPTIONS.items()
+        if values[spec.name] is not None
+    }
+    max_tokens = _one_of(values, "max_tokens", "request_output_len")
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    for name, value in _json_object(values["sampling_parameters"]).items():
+        if name not in _OPTIONS:
+            raise InvalidArgumentError(
+                f"sampling_parameters: {name}: there is no such option; there are "
+                + ", ".join(_OPTIONS)
+            )
+        if name in options:
+            raise InvalidArgumentError(
+                f"sampling_parameters: {name}: is given by an input too; give one of them"
+            )
+        options[name] = value
+    return options
+
+
+def _json_object(text: str | None) -> Mapping[str, Any]:
+    try:
+        value = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"sampling_parameters: is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidArgumentError("sampling_parameters: must be a JSON object")
+    return value
+
+
+def _one_of(values: Mapping[str, Any], name: str, alias: str) -> Any:
     """The value of an input that has two names."""
     first, second = values[name], values[alias]
     if first is not None and second is not None and first != second:
@@ -102,10 +154,9 @@ def _value(spec: TensorSpec, array: npt.NDArray[Any] | None) -> Any:
     """A Python value: a list for inputs of any length, else a scalar; None when not given."""
     if array is None:
         return None
-    items = [
-        _text(spec.name, item) if spec.data_type == "STRING" else item
-        for item in np.asarray(array).reshape(-1).tolist()
-    ]
+    items = array.reshape(-1).tolist()
+    if spec.data_type == "STRING":
+        items = [_text(spec.name, item) for item in items]
     if spec.dims == (-1,):
         return items
     if len(items) != 1:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads that hand responses to Triton server, so that nothing waits in the engine's loop.
 
-Each send costs a few tenths of a millisecond. A request belongs to one thread, which keeps its responses in order; a thread that fell
-behind joins what has piled up for a sequence into one response.
+Each send costs a few tenths of a millisecond. A request belongs to one thread, which keeps its
+responses in order; a thread that fell behind joins what has piled up for a sequence into one
+response.
 """
 
 from __future__ import annotations

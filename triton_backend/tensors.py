@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors of the served model, in one table that everything else reads.
 
-Names follow TensorRT-LLM's ensemble and vLLM's backend, so that a client of either finds its own. The model has no
-batch dimension: one Triton server request is one request of the runtime.
+Names follow TensorRT-LLM's ensemble and vLLM's backend, so that a client of either finds its own.
+The model has no batch dimension: one Triton server request is one request of the runtime.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TensorSpec:
         dims: shape; -1 for any length.
         doc: one line for people.
         is_optional: may be left out of a request (inputs) or of a response (outputs).
-        option: the field of SamplingParams that an input sets unchanged; None: the model reads it itself.
+        option: the field of SamplingParams that an input sets; None: the model reads it itself.
     """
 
     name: str
@@ -35,39 +35,49 @@ def _option(name: str, data_type: str, doc: str, option: str | None = None) -> T
     return TensorSpec(name, data_type, (1,), doc, option=option or name)
 
 
+def _options(name: str, data_type: str, doc: str, option: str | None = None) -> TensorSpec:
+    return TensorSpec(name, data_type, (-1,), doc, option=option or name)
+
+
 INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec("text_input", "STRING", (1,), "the prompt as text; this or input_ids"),
     TensorSpec("input_ids", "INT32", (-1,), "the prompt as token ids; this or text_input"),
     TensorSpec("stream", "BOOL", (1,), "a response whenever tokens come; default false"),
     TensorSpec("streaming", "BOOL", (1,), "another name of stream"),
-    _option("max_tokens", "INT32", "new tokens at most"),
+    _option("max_tokens", "INT32", "new tokens at most; default 32"),
     TensorSpec("request_output_len", "INT32", (1,), "another name of max_tokens"),
-    _option("min_tokens", "INT32", "no stop or end token before so many"),
-    _option("num_return_sequences", "INT32", "sequences drawn for the prompt", "n"),
-    _option("temperature", "FP32", "0: greedy"),
-    _option("top_k", "INT32", "0: all"),
-    _option("top_p", "FP32", "(0, 1]"),
-    _option("min_p", "FP32", "[0, 1]"),
-    _option("seed", "UINT64", "of the random stream"),
-    _option("repetition_penalty", "FP32", "> 0, over prompt and output"),
-    _option("presence_penalty", "FP32", "over the output"),
-    _option("frequency_penalty", "FP32", "over the output"),
-    TensorSpec("stop_words", "STRING", (-1,), "texts that end the output", option="stop"),
-    TensorSpec("bad_words", "STRING", (-1,), "words the output must not contain", option="bad"),
-    TensorSpec(
-        "stop_token_ids", "INT32", (-1,), "token ids that end the output", option="stop_token_ids"
-    ),
+    _option("min_tokens", "INT32", "no stop or end token before so many; default 0"),
+    _option("num_return_sequences", "INT32", "sequences drawn for the prompt; default 1", "n"),
+    _option("temperature", "FP32", ">= 0; 0: greedy; default 1"),
+    _option("top_k", "INT32", ">= 0; 0: all (default)"),
+    _option("top_p", "FP32", "(0, 1]; default 1"),
+    _option("min_p", "FP32", "[0, 1]; default 0"),
+    _option("seed", "UINT64", "of the random stream: the same seed, the same tokens; default 0"),
+    _option("repetition_penalty", "FP32", "> 0, over prompt and output; default 1"),
+    _option("presence_penalty", "FP32", "over the output; default 0"),
+    _option("frequency_penalty", "FP32", "over the output; default 0"),
+    _options("stop_words", "STRING", "texts that end the output and are cut off", "stop"),
+    _options("bad_words", "STRING", "words the output must not contain", "bad"),
+    _options("stop_token_ids", "INT32", "token ids that end the output"),
     _option("end_id", "INT32", "ends the output in place of the engine's own end tokens"),
     _option("ignore_eos", "BOOL", "the engine's own end tokens do not end the output"),
+    TensorSpec(
+        "sampling_parameters",
+        "STRING",
+        (1,),
+        "the options above as one JSON object, in the names of SamplingParams",
+    ),
     TensorSpec(
         "exclude_input_in_output",
         "BOOL",
         (1,),
         "false: the first response repeats the prompt; default true",
     ),
-    TensorSpec("return_log_probs", "BOOL", (1,), "output_log_probs and cum_log_probs"),
-    TensorSpec("return_perf_metrics", "BOOL", (1,), "counts and times in the last response"),
-    TensorSpec("priority", "INT32", (1,), "larger is admitted first"),
+    TensorSpec("return_log_probs", "BOOL", (1,), "asks for output_log_probs and cum_log_probs"),
+    TensorSpec(
+        "return_perf_metrics", "BOOL", (1,), "asks for counts and times in the last response"
+    ),
+    TensorSpec("priority", "INT32", (1,), "larger is admitted first; default 0"),
     TensorSpec("timeout_ms", "INT64", (1,), "ends the request so long after its arrival"),
 )
 

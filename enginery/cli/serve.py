@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve an engine with Triton Inference Server.
 
-Generates a model repository from the engine, checks it, starts tritonserver on it and waits until the
-model is ready. SIGTERM and SIGINT end the server after the requests in flight, or after --exit_timeout.
+Generates a model repository from the engine, checks it, starts tritonserver on it and waits until
+the model is ready. SIGTERM and SIGINT end the server when the requests in flight are done, or after
+--exit_timeout seconds; a second one ends it at once.
 
   enginery serve engines/demo
   enginery serve engines/demo --http_port 0 --grpc_port 0 --metrics_port 0
@@ -12,10 +13,12 @@ model is ready. SIGTERM and SIGINT end the server after the requests in flight, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from enginery.triton_backend.server import TritonServer
 
 _POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
+_SERVER_DIED = 1
 
 
 def add_arguments(parser: FlagParser) -> None:
@@ -45,10 +49,15 @@ def add_arguments(parser: FlagParser) -> None:
         "--metrics_port", type=int, default=8002, help="0: a free one (%(default)s)"
     )
     server.add_argument(
-        "--exit_timeout", type=int, default=30, help="seconds for requests in flight (%(default)s)"
+        "--exit_timeout",
+        type=float,
+        default=30,
+        help="seconds for requests in flight (%(default)s)",
     )
     server.add_argument("--start_timeout", type=float, default=120, help="seconds (%(default)s)")
-    server.add_argument("--log_verbose", type=int, default=0, help="of tritonserver (%(default)s)")
+    server.add_argument(
+        "--log_verbose", type=int, default=0, help="of tritonserver; 1: milestones (%(default)s)"
+    )
     server.add_argument("--tokenizer_dir", default="", help="default: the engine directory")
     server.add_argument(
         "--dry_run", action="store_true", help="write and check the repository, start nothing"
@@ -60,7 +69,7 @@ def add_arguments(parser: FlagParser) -> None:
         "--kv_cache_bytes",
         type=int,
         default=0,
-        help="KV cache budget (0: see docs, at most half of free memory)",
+        help="KV cache budget (0: enough for max_batch_size, at most half of the free memory)",
     )
     runtime.add_argument(
         "--max_queue_size", type=int, default=0, help="waiting requests before UNAVAILABLE (0: any)"
@@ -73,7 +82,8 @@ def add_arguments(parser: FlagParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until the server ends; returns 0 after a signal, 1 when the server died."""
+    """Serves until told to end; returns 0 then, 1 when the server died."""
+    from enginery.triton_backend.leftovers import leftover_prefix
     from enginery.triton_backend.options import ModelOptions
     from enginery.triton_backend.repository import write_repository
     from enginery.triton_backend.server import ServerOptions, TritonServer
@@ -93,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             num_threads=args.num_threads,
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="enginery-models-") as temporary:
+    with tempfile.TemporaryDirectory(prefix=leftover_prefix()) as temporary:
         folder = args.model_repository or Path(temporary)
         repository = write_repository(folder, options, args.model_name)
         if args.dry_run:
@@ -114,37 +124,43 @@ def run(args: argparse.Namespace) -> int:
         return _serve(server, args.start_timeout)
 
 
+class _ToldToEnd(BaseException):
+    """SIGTERM or SIGINT came; like KeyboardInterrupt, nothing but its handler may catch it."""
+
+
 def _serve(server: TritonServer, start_timeout_s: float) -> int:
-    was_told = False
-
     def end(_number: int, _frame: FrameType | None) -> None:
-        nonlocal was_told
-        was_told = True
-        server.terminate()
+        raise _ToldToEnd
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt  # while starting: start() ends the server and passes it on
+    _set_handler(end)
+    try:
+        server.start(start_timeout_s)
+        _print_ready(server)
+        reason = server.wait()
+    except _ToldToEnd:
+        with contextlib.suppress(_ToldToEnd):  # a second signal
+            server.stop()
+        return 0
+    finally:
+        _set_handler(signal.SIG_IGN)
+        server.kill()
+    print(f"enginery serve: error: {reason}", file=sys.stderr)
+    return _SERVER_DIED
 
+
+def _set_handler(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupt)
-    server.start(start_timeout_s)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    print(
-        json.dumps(
-            {
-                "status": "ready",
-                "model": server.repository.model_name,
-                "http": server.http_url,
-                "grpc": server.grpc_url,
-                "metrics": f"{server.metrics_url}/metrics",
-                "pid": server.pid,
-            }
-        ),
-        flush=True,
-    )
-    status = server.wait()
-    if was_told:
-        return 0 if status == 0 else 1
-    print(f"enginery serve: tritonserver ended by itself with status {status}", file=sys.stderr)
-    return 1
+        signal.signal(number, handler)
+
+
+def _print_ready(server: TritonServer) -> None:
+    """One line of JSON on standard output, for scripts that wait for it."""
+    ready = {
+        "status": "ready",
+        "model": server.repository.model_name,
+        "http": server.http_url,
+        "grpc": server.grpc_url,
+        "metrics": f"{server.metrics_url}/metrics",
+        "pid": server.pid,
+    }
+    print(json.dumps(ready), flush=True)
