@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "check.h"
+#include "kernels/kernels.h"
+#include "support/packing.h"
+
+namespace enginery::test {
+namespace {
+
+// One KV head of one sequence in a paged cache whose blocks lie in reverse order. What no query may
+// see is NaN.
+template <class T>
+struct Cache {
+  int64_t tokens_per_block, head_dim, length;
+  AlignedBytes memory;
+  std::vector<int32_t> block_table;
+  std::vector<float> k, v;  // [length][head_dim], as stored
+
+  Cache(int64_t tokens_per_block, int64_t head_dim, int64_t length)
+      : tokens_per_block(tokens_per_block), head_dim(head_dim), length(length) {
+    const int64_t num_blocks = (length + tokens_per_block - 1) / tokens_per_block;
+    memory.resize(static_cast<size_t>(num_blocks * block_bytes()));
+    auto* elements = reinterpret_cast<T*>(memory.data());
+    std::fill(elements, elements + memory.size() / sizeof(T), Store(std::nanf("")));
+    for (int64_t b = 0; b < num_blocks; ++b) {
+      block_table.push_back(static_cast<int32_t>(num_blocks - 1 - b));
+    }
+    k = RandomFloats(length * head_dim, 1, 2.0f);
+    v = RandomFloats(length * head_dim, 2);
+    for (int64_t t = 0; t < length; ++t) {
+      T* block = elements + block_table[static_cast<size_t>(t / tokens_per_block)] *
+                                (block_bytes() / static_cast<int64_t>(sizeof(T)));
+      const int64_t offset = t % tokens_per_block;
+      for (int64_t d = 0; d < head_dim; ++d) {
+        const auto i = static_cast<size_t>(t * head_dim + d);
+        block[d * tokens_per_block + offset] = Store(k[i]);
+        block[head_dim * tokens_per_block + offset * PaddedHeadDim(head_dim) + d] = Store(v[i]);
+        if constexpr (std::is_same_v<T, uint16_t>) {
+          k[i] = FromBf16(Store(k[i]));
+          v[i] = FromBf16(Store(v[i]));
+        }
+      }
+    }
+  }
+  static T Store(float value) {
+    if constexpr (std::is_same_v<T, float>) {
+      return value;
+    } else {
+      return std::isnan(value) ? uint16_t{0x7FC0} : ToBf16(value);
+    }
+  }
+  int64_t v_offset() const { return head_dim * tokens_per_block * static_cast<int64_t>(sizeof(T)); }
+  int64_t block_bytes() const {
+    return v_offset() +
+           tokens_per_block * PaddedHeadDim(head_dim) * static_cast<int64_t>(sizeof(T));
+  }
+};
+
+struct Shape {
+  int64_t group_size, window;
+};
+
+template <class T>
+std::vector<float> Run(const Kernels& kernels, const Cache<T>& cache, const Shape& shape,
+                       const std::vector<float>& q, int64_t first, int64_t count) {
+  const int64_t width = shape.group_size * cache.head_dim;
+  std::vector<float> y(static_cast<size_t>(count * width));
+  AlignedBytes scratch(4 * static_cast<size_t>(AttentionScratchFloats(
+                               count * shape.group_size, cache.tokens_per_block, cache.head_dim)));
+  const AttentionArgs args = {.q = q.data() + first * width,
+                              .q_pitch = width,
+                              .num_queries = count,
+                              .group_size = shape.group_size,
+                              .head_dim = cache.head_dim,
+                              .first_position = first,
+                              .sliding_window = shape.window,
+                              .scale = 0.25f,
+                              .kv = cache.memory.data(),
+                              .block_bytes = cache.block_bytes(),
+                              .v_offset = cache.v_offset(),
+                              .block_table = cache.block_table.data(),
+                              .tokens_per_block = cache.tokens_per_block,
+                              .y = y.data(),
+                              .y_pitch = width,
+                              .scratch = reinterpret_cast<float*>(scratch.data())};
+  if constexpr (std::is_same_v<T, float>) {
+    kernels.attention_f32(args);
+  } else {
+    kernels.attention_bf16(args);
+  }
+  return y;
+}
+
+template <class T>
+void CheckAgainstDouble(const Cache<T>& cache, const Shape& shape, const std::vector<float>& q,
+                        const std::vector<float>& y) {
+  const int64_t dim = cache.head_dim;
+  for (int64_t row = 0; row < cache.length * shape.group_size; ++row) {
+    const int64_t position = row / shape.group_size;
+    const int64_t begin = shape.window > 0 ? std::max<int64_t>(0, position - shape.window + 1) : 0;
+    std::vector<double> sums(static_cast<size_t>(dim), 0.0);
+    double denominator = 0;
+    for (int64_t t = begin; t <= position; ++t) {
+      double score = 0;
+      for (int64_t d = 0; d < dim; ++d) {
+        score += static_cast<double>(q[static_cast<size_t>(row * dim + d)]) *
+                 static_cast<double>(cache.k[static_cast<size_t>(t * dim + d)]);
+      }
+      const double p = std::exp(0.25 * score);
+      denominator += p;
+      for (int64_t d = 0; d < dim; ++d) {
+        sums[static_cast<size_t>(d)] +=
+            p * static_cast<double>(cache.v[static_cast<size_t>(t * dim + d)]);
+      }
+    }
+    for (int64_t d = 0; d < dim; ++d) {
+      const double expected = sums[static_cast<size_t>(d)] / denominator;
+      // Scores reach about 40; their rounding, a few ulps, is the relative error of a probability.
+      CHECK_NEAR(y[static_cast<size_t>(row * dim + d)], expected, 2e-5);
+    }
+  }
+}
+
+template <class Body>
+void ForEachShape(Body body) {
+  for (const int64_t head_dim : {2, 18, 64, 128}) {
+    for (const int64_t tokens_per_block : {16, 32, 48}) {
+      for (const int64_t group_size : {1, 3, 7}) {
+        for (const int64_t window : {0, 1, 5, 32, 50}) {
+          body(head_dim, tokens_per_block, Shape{group_size, window});
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void CheckAll(int64_t length) {
+  ForEachShape([&](int64_t head_dim, int64_t tokens_per_block, const Shape& shape) {
+    const Cache<T> cache(tokens_per_block, head_dim, length);
+    const auto q = RandomFloats(length * shape.group_size * head_dim, 3, 2.0f);
+    const int64_t width = shape.group_size * head_dim;
+    for (const Kernels* kernels : AvailableKernels()) {
+      const std::vector<float> whole = Run(*kernels, cache, shape, q, 0, length);
+      CheckAgainstDouble(cache, shape, q, whole);
+      for (const int64_t chunk : {1, 2, 13, 32}) {
+        std::vector<float> chunked;
+        for (int64_t first = 0; first < length; first += chunk) {
+          const int64_t count = std::min(chunk, length - first);
+          const auto part = Run(*kernels, cache, shape, q, first, count);
+          chunked.insert(chunked.end(), part.begin(), part.end());
+        }
+        REQUIRE_EQ(chunked.size(), static_cast<size_t>(length * width));
+        CHECK(SameBits(chunked, whole));
+      }
+    }
+  });
+}
+
+TEST(attention_over_f32_agrees_with_double_however_it_is_chunked) { CheckAll<float>(79); }
+
+TEST(attention_over_bf16_agrees_with_double_however_it_is_chunked) { CheckAll<uint16_t>(79); }
+
+}  // namespace
+}  // namespace enginery::test

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <string>
+
+#include "check.h"
+#include "kernels/kernels.h"
+#include "support/packing.h"
+
+namespace enginery::test {
+namespace {
+
+// A product with everything that a linear can have, and its result in double.
+struct Case {
+  int64_t rows = 0, n = 0, k = 0;
+  AlignedBytes x;  // rows exactly k wide: a kernel that reads past them is caught by ASan
+  AlignedBytes weight;
+  std::vector<float> x_scale, scale, bias, before;
+  std::vector<int32_t> column_sums;
+  std::vector<double> expected,
+      magnitude;  // magnitude: sum of absolute products, which bounds rounding
+  LinearKernel Kernels::* kernel = nullptr;
+  bool accumulate = false;
+
+  LinearArgs Args(std::vector<float>& y) const {
+    LinearArgs args{};
+    args.x = x.data();
+    args.x_pitch = static_cast<int64_t>(x.size()) / rows;
+    args.x_scale = x_scale.empty() ? nullptr : x_scale.data();
+    args.weight = weight.data();
+    args.scale = scale.empty() ? nullptr : scale.data();
+    args.bias = bias.empty() ? nullptr : bias.data();
+    args.column_sums = column_sums.data();
+    args.y = y.data();
+    args.y_pitch = n;
+    args.num_rows = rows;
+    args.n = n;
+    args.k = k;
+    args.panel_begin = 0;
+    args.panel_end = (n + 15) / 16;
+    args.accumulate = accumulate;
+    return args;
+  }
+
+  std::vector<float> Run(const Kernels& kernels) const {
+    std::vector<float> y = before;
+    (kernels.*kernel)(Args(y));
+    return y;
+  }
+};
+
+template <class T>
+AlignedBytes BytesOf(const std::vector<T>& values) {
+  AlignedBytes bytes(values.size() * sizeof(T));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
+}
+
+std::vector<double> ToDouble(const std::vector<float>& values) {
+  return {values.begin(), values.end()};
+}
+std::vector<double> ToDouble(const std::vector<uint16_t>& values) {
+  std::vector<double> out;
+  for (const uint16_t value : values) out.push_back(static_cast<double>(FromBf16(value)));
+  return out;
+}
+std::vector<double> ToDouble(const std::vector<int8_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+void Expect(Case& c, const std::vector<double>& x, const std::vector<double>& w) {
+  for (int64_t r = 0; r < c.rows; ++r) {
+    for (int64_t i = 0; i < c.n; ++i) {
+      double sum = 0;
+      double magnitude = 0;
+      for (int64_t j = 0; j < c.k; ++j) {
+        const double product =
+            x[static_cast<size_t>(r * c.k + j)] * w[static_cast<size_t>(i * c.k + j)];
+        sum += product;
+        magnitude += std::fabs(product);
+      }
+      const double scale =
+          (c.x_scale.empty() ? 1.0 : static_cast<double>(c.x_scale[static_cast<size_t>(r)])) *
+          (c.scale.empty() ? 1.0 : static_cast<double>(c.scale[static_cast<size_t>(i)]));
+      const double bias =
+          c.bias.empty() ? 0.0 : static_cast<double>(c.bias[static_cast<size_t>(i)]);
+      const double before =
+          c.accumulate ? static_cast<double>(c.before[static_cast<size_t>(r * c.n + i)]) : 0.0;
+      c.expected.push_back(before + sum * scale + bias);
+      c.magnitude.push_back(magnitude * std::fabs(scale) + std::fabs(bias) + std::fabs(before));
+    }
+  }
+}
+
+enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8 };
+constexpr Scheme kSchemes[] = {Scheme::kF32F32, Scheme::kBf16Bf16, Scheme::kI8I8, Scheme::kF32I8,
+                               Scheme::kBf16I8};
+
+Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue) {
+  Case c;
+  c.rows = rows;
+  c.n = n;
+  c.k = k;
+  const auto seed = static_cast<uint32_t>(rows * 10007 + n * 101 + k);
+  c.before = RandomFloats(rows * n, seed + 1);
+  if (with_epilogue) {
+    c.scale = RandomFloats(n, seed + 2);
+    c.bias = RandomFloats(n, seed + 3);
+    c.accumulate = true;
+  }
+  const auto f32 = RandomFloats(rows * k, seed + 4);
+  const auto bf16 = RandomBf16(rows * k, seed + 4);
+  const auto i8 = RandomInt8(rows * k, seed + 4);
+  std::vector<double> x;
+  std::vector<double> w;
+  if (scheme == Scheme::kF32F32) {
+    const auto weight = RandomFloats(n * k, seed + 5);
+    c.kernel = &Kernels::linear_f32_f32;
+    c.weight = Pack(weight, n, k, 1);
+    w = ToDouble(weight);
+  } else if (scheme == Scheme::kBf16Bf16) {
+    const auto weight = RandomBf16(n * k, seed + 5);
+    c.kernel = &Kernels::linear_bf16_bf16;
+    c.weight = Pack(weight, n, k, 2);
+    w = ToDouble(weight);
+  } else {
+    const auto weight = RandomInt8(n * k, seed + 5);
+    c.kernel = scheme == Scheme::kI8I8    ? &Kernels::linear_i8_i8
+               : scheme == Scheme::kF32I8 ? &Kernels::linear_f32_i8
+                                          : &Kernels::linear_bf16_i8;
+    c.weight = Pack(weight, n, k, 4);
+    w = ToDouble(weight);
+    for (int64_t i = 0; i < n; ++i) {
+      int32_t sum = 0;
+      for (int64_t j = 0; j < k; ++j) sum += weight[static_cast<size_t>(i * k + j)];
+      c.column_sums.push_back(sum);
+    }
+  }
+  if (scheme == Scheme::kI8I8) {
+    std::vector<uint8_t> shifted;
+    for (const int8_t q : i8) shifted.push_back(static_cast<uint8_t>(q + kActivationZeroPoint));
+    c.x = BytesOf(shifted);
+    c.x_scale = RandomFloats(rows, seed + 6);
+    x = ToDouble(i8);
+  } else if (scheme == Scheme::kF32F32 || scheme == Scheme::kF32I8) {
+    c.x = BytesOf(f32);
+    x = ToDouble(f32);
+  } else {
+    c.x = BytesOf(bf16);
+    x = ToDouble(bf16);
+  }
+  Expect(c, x, w);
+  return c;
+}
+
+constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 33};
+constexpr int64_t kChannels[] = {1, 15, 16, 17, 64, 111};
+constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130};
+
+TEST(products_agree_with_double) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const Scheme scheme : kSchemes) {
+      for (const int64_t rows : kRowCounts) {
+        for (const int64_t n : kChannels) {
+          for (const int64_t k : kDepths) {
+            const Case c = MakeCase(scheme, rows, n, k, (rows + n + k) % 2 == 0);
+            const std::vector<float> y = c.Run(*kernels);
+            for (size_t i = 0; i < y.size(); ++i) {
+              // A rounding of at most half an ulp per accumulated product, and four in the end.
+              const double tolerance =
+                  c.magnitude[i] * (static_cast<double>(k) + 4.0) * 6e-8 + 1e-30;
+              CHECK_NEAR(y[i], c.expected[i], tolerance);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// What batch invariance rests on: the rows beside a row do not matter, nor how the panels are cut
+// into calls.
+TEST(a_row_alone_is_the_same_row) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const Scheme scheme : kSchemes) {
+      for (const int64_t k : {63, 896}) {
+        const Case c = MakeCase(scheme, 33, 111, k, true);
+        const std::vector<float> whole = c.Run(*kernels);
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13}) {
+          std::vector<float> y = c.before;
+          for (int64_t row = 0; row < c.rows; row += rows) {
+            for (int64_t panel = 0; panel < 7; panel += 1 + row % 5) {
+              LinearArgs args = c.Args(y);
+              args.x = c.x.data() + row * args.x_pitch;
+              args.y += row * c.n;
+              if (args.x_scale != nullptr) args.x_scale += row;
+              args.num_rows = std::min(rows, c.rows - row);
+              args.panel_begin = panel;
+              args.panel_end = std::min<int64_t>(7, panel + 1 + row % 5);
+              (kernels->*c.kernel)(args);
+            }
+          }
+          CHECK(SameBits(y, whole));
+        }
+      }
+    }
+  }
+}
+
+TEST(int8_is_bit_equal_on_every_instruction_set) {
+  for (const int64_t rows : kRowCounts) {
+    for (const int64_t k : {1, 5, 63, 896}) {
+      const Case c = MakeCase(Scheme::kI8I8, rows, 111, k, k % 2 == 1);
+      const std::vector<float> expected = c.Run(PortableKernels());
+      for (const Kernels* kernels : AvailableKernels()) CHECK(SameBits(c.Run(*kernels), expected));
+    }
+  }
+}
+
+// The largest sums that there are: saturation anywhere would show.
+TEST(int8_does_not_saturate) {
+  constexpr int64_t kDepth = 4096;
+  Case c = MakeCase(Scheme::kI8I8, 2, 16, kDepth, false);
+  const std::vector<int8_t> weight(16 * kDepth, -127);
+  c.weight = Pack(weight, 16, kDepth, 4);
+  c.column_sums.assign(16, -127 * static_cast<int32_t>(kDepth));
+  std::memset(c.x.data(), 127 + kActivationZeroPoint, kDepth);
+  std::memset(c.x.data() + kDepth, -127 + kActivationZeroPoint, kDepth);
+  c.x_scale = {1.0f, 1.0f};
+  for (const Kernels* kernels : AvailableKernels()) {
+    const std::vector<float> y = c.Run(*kernels);
+    for (size_t i = 0; i < 16; ++i) {
+      CHECK_EQ(y[i], -127.0f * 127.0f * 4096.0f);
+      CHECK_EQ(y[16 + i], 127.0f * 127.0f * 4096.0f);
+    }
+  }
+}
+
+TEST(kernels_are_found_by_name) {
+  CHECK(FindKernels("portable") == &PortableKernels());
+  CHECK(FindKernels("auto") == AvailableKernels().back());
+  CHECK(FindKernels("sse9") == nullptr);
+  for (const Kernels* kernels : AvailableKernels()) CHECK(FindKernels(kernels->name) == kernels);
+}
+
+}  // namespace
+}  // namespace enginery::test

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <limits>
+
+#include "check.h"
+#include "kernels/kernels.h"
+#include "support/packing.h"
+
+namespace enginery::test {
+namespace {
+
+constexpr int64_t kLengths[] = {1, 15, 16, 17, 31, 63, 64, 65, 111, 128, 897};
+
+TEST(rms_norm_agrees_with_double) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const int64_t n : kLengths) {
+      const auto x = RandomFloats(n, static_cast<uint32_t>(n), 3.0f);
+      const auto weight = RandomFloats(n, static_cast<uint32_t>(n) + 1);
+      std::vector<float> y(x.size());
+      kernels->rms_norm_row(x.data(), weight.data(), n, 1e-5f, y.data());
+      double sum = 0;
+      for (const float value : x) sum += static_cast<double>(value) * static_cast<double>(value);
+      const double scale = 1.0 / std::sqrt(sum / static_cast<double>(n) + 1e-5);
+      std::vector<float> in_place = x;
+      kernels->rms_norm_row(in_place.data(), weight.data(), n, 1e-5f, in_place.data());
+      CHECK(SameBits(in_place, y));
+      for (size_t i = 0; i < y.size(); ++i) {
+        const double expected = static_cast<double>(x[i]) * scale * static_cast<double>(weight[i]);
+        CHECK_NEAR(y[i], expected, 1e-6 * std::fabs(expected));
+      }
+    }
+  }
+}
+
+TEST(silu_mul_agrees_with_double_up_to_the_ends_of_the_range) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const int64_t n : kLengths) {
+      auto gate = RandomFloats(n, static_cast<uint32_t>(n), 20.0f);
+      gate[0] = n % 3 == 0 ? -1000.0f : n % 3 == 1 ? 1000.0f : 0.0f;
+      const auto up = RandomFloats(n, static_cast<uint32_t>(n) + 1);
+      std::vector<float> y(gate.size());
+      kernels->silu_mul_row(gate.data(), up.data(), n, y.data());
+      for (size_t i = 0; i < y.size(); ++i) {
+        const double g = static_cast<double>(gate[i]);
+        const double expected = g / (1.0 + std::exp(-g)) * static_cast<double>(up[i]);
+        CHECK_NEAR(y[i], expected, 1e-6 * std::fabs(expected) + 1e-30);
+      }
+    }
+  }
+}
+
+TEST(add_and_rope_agree_with_double) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const int64_t n : kLengths) {
+      const auto x = RandomFloats(2 * n, static_cast<uint32_t>(n));
+      const auto angles = RandomFloats(n, static_cast<uint32_t>(n) + 1, 100.0f);
+      std::vector<float> cos, sin;
+      for (const float angle : angles) {
+        cos.push_back(std::cos(angle));
+        sin.push_back(std::sin(angle));
+      }
+      std::vector<float> rotated = x;
+      kernels->rope_row(rotated.data(), cos.data(), sin.data(), n);
+      std::vector<float> sum = x;
+      kernels->add_row(rotated.data(), 2 * n, sum.data());
+      for (int64_t i = 0; i < n; ++i) {
+        const auto a = static_cast<size_t>(i);
+        const auto b = static_cast<size_t>(i + n);
+        CHECK_NEAR(rotated[a], x[a] * cos[a] - x[b] * sin[a], 1e-6);
+        CHECK_NEAR(rotated[b], x[b] * cos[a] + x[a] * sin[a], 1e-6);
+        CHECK_EQ(sum[a], x[a] + rotated[a]);
+        CHECK_EQ(sum[b], x[b] + rotated[b]);
+      }
+    }
+  }
+}
+
+TEST(bf16_rounds_to_nearest_even_and_keeps_nan) {
+  const std::vector<float> x = {1.0f,
+                                1.00390625f,
+                                1.01171875f,
+                                1.0039065f,
+                                -2.5f,
+                                3.0e38f,
+                                std::numeric_limits<float>::infinity(),
+                                std::numeric_limits<float>::max()};
+  const std::vector<uint16_t> expected = {0x3F80, 0x3F80, 0x3F82, 0x3F81,
+                                          0xC020, 0x7F62, 0x7F80, 0x7F80};
+  for (const Kernels* kernels : AvailableKernels()) {
+    std::vector<uint16_t> y(x.size());
+    kernels->bf16_row(x.data(), static_cast<int64_t>(x.size()), y.data());
+    for (size_t i = 0; i < x.size(); ++i) CHECK_EQ(y[i], expected[i]);
+    const float nan = std::bit_cast<float>(0x7F800001u);
+    uint16_t rounded = 0;
+    kernels->bf16_row(&nan, 1, &rounded);
+    CHECK(std::isnan(FromBf16(rounded)));
+    for (const int64_t n : kLengths) {
+      const auto values = RandomFloats(n, static_cast<uint32_t>(n), 1e10f);
+      std::vector<uint16_t> row(values.size());
+      kernels->bf16_row(values.data(), n, row.data());
+      for (size_t i = 0; i < row.size(); ++i) CHECK_EQ(row[i], ToBf16(values[i]));
+    }
+  }
+}
+
+struct Quantized {
+  std::vector<uint8_t> q;
+  float scale;
+};
+
+Quantized Quantize(const Kernels& kernels, const std::vector<float>& x) {
+  Quantized result{std::vector<uint8_t>(x.size()), 0.0f};
+  kernels.quantize_row(x.data(), static_cast<int64_t>(x.size()), result.q.data(), &result.scale);
+  return result;
+}
+
+TEST(quantize_is_symmetric_to_the_largest_and_rounds_to_even) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    const Quantized ties = Quantize(*kernels, {127.0f, -127.0f, 0.5f, 1.5f, -2.5f, 126.4f, 0.0f});
+    CHECK_EQ(ties.scale, 1.0f);
+    const std::vector<int> expected = {127, -127, 0, 2, -2, 126, 0};
+    for (size_t i = 0; i < expected.size(); ++i) CHECK_EQ(ties.q[i] - 128, expected[i]);
+    const Quantized zeros = Quantize(*kernels, std::vector<float>(17, 0.0f));
+    CHECK_EQ(zeros.scale, 1.0f);
+    for (const uint8_t q : zeros.q) CHECK_EQ(q, 128);
+    const Quantized tiny = Quantize(*kernels, std::vector<float>(3, 1e-40f));
+    CHECK_EQ(tiny.scale, 1.0f);
+    CHECK_EQ(tiny.q[0], 128);
+  }
+}
+
+TEST(quantize_is_bit_equal_on_every_instruction_set) {
+  for (const int64_t n : kLengths) {
+    for (const float spread : {1e-20f, 1e-3f, 1.0f, 1e20f}) {
+      const auto x = RandomFloats(n, static_cast<uint32_t>(n), spread);
+      const Quantized expected = Quantize(PortableKernels(), x);
+      double largest = 0;
+      for (const float value : x)
+        largest = std::max(largest, std::fabs(static_cast<double>(value)));
+      CHECK_NEAR(expected.scale, largest / 127, largest * 1e-8);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double real = (expected.q[i] - 128) * static_cast<double>(expected.scale);
+        CHECK_NEAR(real, x[i], 0.50001 * static_cast<double>(expected.scale));
+      }
+      for (const Kernels* kernels : AvailableKernels()) {
+        const Quantized actual = Quantize(*kernels, x);
+        CHECK(actual.q == expected.q);
+        CHECK_EQ(actual.scale, expected.scale);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace enginery::test

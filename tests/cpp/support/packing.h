@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packed weights and other numbers for tests of the kernels and the executor.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "support/aligned_bytes.h"
+
+namespace enginery::test {
+
+// Layout n16k{group} of a row-major [n, k] matrix, as docs/engine-format.md defines it.
+template <class T>
+AlignedBytes Pack(const std::vector<T>& rows, int64_t n, int64_t k, int64_t group) {
+  const int64_t panels = (n + 15) / 16;
+  const int64_t groups = (k + group - 1) / group;
+  AlignedBytes bytes(static_cast<size_t>(panels * groups * 16 * group) * sizeof(T));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t element = ((i / 16 * groups + j / group) * 16 + i % 16) * group + j % group;
+      std::memcpy(bytes.data() + element * static_cast<int64_t>(sizeof(T)),
+                  &rows[static_cast<size_t>(i * k + j)], sizeof(T));
+    }
+  }
+  return bytes;
+}
+
+inline uint16_t ToBf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+inline float FromBf16(uint16_t value) { return std::bit_cast<float>(uint32_t{value} << 16); }
+
+inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float spread = 1.0f) {
+  std::mt19937 random(seed);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) {
+    value = spread * (static_cast<float>(random()) / 2147483648.0f - 1.0f);
+  }
+  return values;
+}
+
+inline std::vector<uint16_t> RandomBf16(int64_t count, uint32_t seed, float spread = 1.0f) {
+  std::vector<uint16_t> values;
+  for (const float value : RandomFloats(count, seed, spread)) values.push_back(ToBf16(value));
+  return values;
+}
+
+// All of -127 .. 127, the ends often: where saturation would show.
+inline std::vector<int8_t> RandomInt8(int64_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int8_t> values(static_cast<size_t>(count));
+  for (int8_t& value : values) {
+    const uint32_t draw = random() % 340;
+    value = static_cast<int8_t>(draw < 255 ? static_cast<int>(draw) - 127 : draw % 2 ? 127 : -127);
+  }
+  return values;
+}
+
+// Bitwise: tells -0 from 0 and one NaN from another.
+inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// The kernels that this machine can run: portable always.
+inline std::vector<const Kernels*> AvailableKernels() {
+  std::vector<const Kernels*> available;
+  for (const char* isa : {"portable", "avx2", "avx512"}) {
+    if (const Kernels* kernels = FindKernels(isa)) available.push_back(kernels);
+  }
+  return available;
+}
+
+}  // namespace enginery::test
