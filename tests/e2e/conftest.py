@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo"
+
+Reference = Callable[[Path, Sequence[int]], npt.NDArray[np.float32]]
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The demo checkpoint."""
+    return DEMO
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    """Logits of transformers in float32 for (checkpoint, token ids); float32 [tokens, vocab]."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def logits(checkpoint: Path, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        with torch.inference_mode():
+            result: npt.NDArray[np.float32] = (
+                model(torch.tensor([list(token_ids)])).logits[0].numpy()
+            )
+        return result
+
+    return logits
