@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
 _SERVER_DIED = 1
+# Lines of tritonserver that look like errors and are none: it tells a machine without a GPU from
+# one with, and it was told to end.
+_NO_ERRORS = ('"CudaDriverHelper has not been initialized."', "Signal (15) received.")
 
 
 def add_arguments(parser: FlagParser) -> None:
@@ -119,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 exit_timeout_s=args.exit_timeout,
                 log_verbose=args.log_verbose,
             ),
-            on_log=lambda line: print(line, file=sys.stderr, flush=True),
+            on_log=_print_log,
         )
         return _serve(server, args.start_timeout)
 
@@ -151,6 +154,11 @@ def _serve(server: TritonServer, start_timeout_s: float) -> int:
 def _set_handler(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _print_log(line: str) -> None:
+    if not line.endswith(_NO_ERRORS):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _print_ready(server: TritonServer) -> None:
