@@ -40,7 +40,7 @@ def verify_files(directory: Path, report: Callable[[str, int], None]) -> None:
     known = {MANIFEST_FILE}
     for entry in read_manifest(directory)["files"]:
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or Path(name).name != name or name in known:
+        if not isinstance(name, str) or not name or Path(name).name != name or name in known:
             problems.add(MANIFEST_FILE, f"has the malformed entry {entry!r}")
             continue
         known.add(name)

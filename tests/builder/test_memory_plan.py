@@ -84,7 +84,7 @@ def test_what_does_not_fit_names_a_limit_that_does(
                 if problem.field == "kv_cache_bytes":
                     kv_bytes = int(match[1])
                     continue
-                changes = {problem.field: int(match[1])}
+                changes: dict[str, Any] = {problem.field: int(match[1])}
                 if problem.field == "max_batch_size":
                     changes["max_num_tokens"] = int(match[1])
                 options = dataclasses.replace(options, **changes)

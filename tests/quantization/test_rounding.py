@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from enginery.quantization import bfloat16_to_float32, float32_to_bfloat16
 
 
-def torch_bits(values: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+def torch_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    rounded = torch.from_numpy(values).to(torch.bfloat16)
+    bits: npt.NDArray[np.uint16] = rounded.view(torch.int16).numpy().view(np.uint16)
+    return bits
 
 
 def test_rounds_as_torch_does_on_random_bit_patterns() -> None:

@@ -99,7 +99,7 @@ class _Rank:
         stored = self._values[value.name]
         if value.dtype == "i8":
             q, scale = stored
-            return q.astype(np.float32) * scale[:, None]
+            stored = q.astype(np.float32) * scale[:, None]
         result: FloatArray = stored
         return result
 
@@ -215,7 +215,8 @@ class _Rank:
 
 def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
     mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-    return x * (1 / np.sqrt(mean + np.float32(epsilon))) * weight
+    normed: FloatArray = x * (1 / np.sqrt(mean + np.float32(epsilon))) * weight
+    return normed
 
 
 def rotate(x: FloatArray, cos: FloatArray, sin: FloatArray) -> FloatArray:

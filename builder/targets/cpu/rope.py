@@ -20,7 +20,9 @@ FloatArray = npt.NDArray[np.float32]
 def inverse_frequencies(rope: Rope, head_dim: int) -> FloatArray:
     """Returns float32 `[head_dim / 2]`: the angle per position of each pair of components."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    powers = np.float32(rope.theta) ** exponents
+    # numpy's float32 power differs from one instruction set to the next; this one does not, and so
+    # the same checkpoint gives the same engine on every machine.
+    powers = np.array([rope.theta ** float(exponent) for exponent in exponents], np.float32)
     frequencies = np.float32(1) / powers
     if rope.rope_type == "linear":
         return frequencies / np.float32(rope.factor)

@@ -35,7 +35,7 @@ def with_entry(name: str, **changes: Any) -> Header:
 
 def test_reads_what_the_reference_library_writes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "z": rng.standard_normal((7, 11)).astype(np.float32),
         "a": rng.standard_normal(13).astype(np.float16),
         "empty": np.zeros((0, 4), np.float32),
