@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/plan.h"
+
+#include <functional>
+
+#include "base/error.h"
+#include "check.h"
+#include "exec/executor.h"
+#include "support/test_model.h"
+
+namespace enginery::test {
+namespace {
+
+enginery_status Refusal(TestModel& model, std::string* message) {
+  try {
+    Executor executor(model.programs(), nullptr, PortableKernels(), 1);
+  } catch (const Error& error) {
+    *message = error.what();
+    return error.status();
+  }
+  return ENGINERY_OK;
+}
+
+using Damage = std::function<void(Program&)>;
+
+void Refused(enginery_status status, const std::string& part, const Damage& damage,
+             const TestModelOptions& options = {}) {
+  TestModel model(options);
+  damage(model.program(0));
+  std::string message;
+  CHECK_EQ(Refusal(model, &message), status);
+  if (message.find(part) == std::string::npos) fail(__FILE__, __LINE__, message + " lacks " + part);
+}
+
+Step& Find(Program& program, std::string_view op) {
+  for (Step& step : program.steps) {
+    if (step.op == op) return step;
+  }
+  throw std::runtime_error("no such step");
+}
+Value& Output(Program& program, std::string_view op) {
+  return program.values[Find(program, op).outputs[0].index];
+}
+Tensor& Input(Program& program, std::string_view op, size_t i) {
+  return program.tensors[Find(program, op).inputs[i].index];
+}
+
+TEST(every_scheme_is_accepted) {
+  for (const DType x : {DType::kF32, DType::kBF16, DType::kI8}) {
+    TestModel model({.x = x, .weight = x == DType::kF32 ? DType::kF32 : DType::kI8});
+    std::string message;
+    CHECK_EQ(Refusal(model, &message), ENGINERY_OK);
+  }
+}
+
+TEST(unknown_ops_and_versions_are_unsupported) {
+  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"softcap\" of version 1",
+          [](Program& p) { Find(p, "silu_mul").op = "softcap"; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 2",
+          [](Program& p) { Find(p, "linear").version = 2; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "attribute \"beta\" is not known",
+          [](Program& p) { Find(p, "rms_norm").attributes["beta"] = 1.0; });
+}
+
+TEST(operands_must_be_as_many_and_of_the_kind) {
+  for (const char* op :
+       {"embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "gather_rows"}) {
+    Refused(ENGINERY_INVALID_PROGRAM, "inputs and",
+            [&](Program& p) { Find(p, op).inputs.pop_back(); });
+    Refused(ENGINERY_INVALID_PROGRAM, "inputs and",
+            [&](Program& p) { Find(p, op).outputs.push_back(Find(p, op).outputs[0]); });
+    Refused(ENGINERY_INVALID_PROGRAM, "is not a", [&](Program& p) {
+      Operand& first = Find(p, op).inputs[0];
+      first.kind = Operand::Kind::kAbsent;
+      first.index = 0;
+    });
+  }
+}
+
+TEST(dtypes_and_layouts_must_be_supported) {
+  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: f32",
+          [](Program& p) { Output(p, "embed").dtype = DType::kBF16; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "in n16k4",
+          [](Program& p) { Input(p, "linear", 1).layout = Layout::kN16K4; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "of f16",
+          [](Program& p) { Input(p, "linear", 1).dtype = DType::kF16; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: rows, n16k1",
+          [](Program& p) { Input(p, "embed", 0).layout = Layout::kN16K2; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "f32 in rows",
+          [](Program& p) { Input(p, "rms_norm", 1).dtype = DType::kI32; });
+}
+
+TEST(shapes_must_agree) {
+  Refused(ENGINERY_INVALID_PROGRAM, "must be [112, 47]",
+          [](Program& p) { Output(p, "embed").columns += 1; });
+  Refused(ENGINERY_INVALID_PROGRAM, "accepted: 1 of 46",
+          [](Program& p) { Input(p, "rms_norm", 1).shape = {45}; });
+  Refused(ENGINERY_INVALID_PROGRAM, "must be [180, 46]",
+          [](Program& p) { Input(p, "linear", 1).shape = {180, 45}; });
+  Refused(ENGINERY_INVALID_PROGRAM,
+          "columns; accepted:", [](Program& p) { Output(p, "silu_mul").columns -= 1; });
+  Refused(ENGINERY_INVALID_PROGRAM, "rows of logits from rows of tokens",
+          [](Program& p) { Output(p, "gather_rows").rows = Rows::kTokens; });
+  Refused(ENGINERY_INVALID_PROGRAM, "do not go together",
+          [](Program& p) { Output(p, "rms_norm").rows = Rows::kLogits; });
+  Refused(ENGINERY_INVALID_PROGRAM, "in place",
+          [](Program& p) { Find(p, "kv_append").outputs[0] = Find(p, "embed").outputs[0]; });
+}
+
+TEST(attributes_must_be_there_and_in_range) {
+  Refused(ENGINERY_INVALID_PROGRAM, "epsilon",
+          [](Program& p) { Find(p, "rms_norm").attributes.clear(); });
+  Refused(ENGINERY_INVALID_PROGRAM, "\"layer\" is 2; accepted: 0..1",
+          [](Program& p) { Find(p, "kv_append").attributes["layer"] = int64_t{2}; });
+  Refused(ENGINERY_INVALID_PROGRAM, "accumulate",
+          [](Program& p) { Find(p, "linear").attributes["accumulate"] = int64_t{2}; });
+  Refused(ENGINERY_INVALID_PROGRAM, "\"sliding_window\" is -1", [](Program& p) {
+    Find(p, "paged_attention").attributes["sliding_window"] = int64_t{-1};
+  });
+  Refused(ENGINERY_INVALID_PROGRAM, "scale is -1",
+          [](Program& p) { Find(p, "paged_attention").attributes["scale"] = -1.0; });
+}
+
+TEST(programs_must_make_sense_as_a_whole) {
+  Refused(ENGINERY_INVALID_PROGRAM, "before a step has written it",
+          [](Program& p) { p.steps.erase(p.steps.begin()); });
+  Refused(ENGINERY_INVALID_PROGRAM, "that no step has written", [](Program& p) {
+    p.steps.erase(p.steps.begin(), p.steps.begin() + 1);
+    Find(p, "rms_norm").inputs[0] = Find(p, "linear").outputs[0];
+    p.steps.erase(p.steps.begin());
+    Find(p, "linear").attributes["accumulate"] = int64_t{1};
+  });
+  Refused(ENGINERY_INVALID_PROGRAM, "no value named \"logits\"",
+          [](Program& p) { p.values.back().name = "scores"; });
+  Refused(ENGINERY_INVALID_PROGRAM, "no step writes", [](Program& p) { p.steps.pop_back(); });
+  Refused(ENGINERY_INVALID_PROGRAM, "needs column_sums",
+          [](Program& p) { Find(p, "linear").inputs[4] = {Operand::Kind::kAbsent, 0}; },
+          {.x = DType::kI8, .weight = DType::kI8});
+}
+
+TEST(configurations_beyond_the_executor_are_unsupported) {
+  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: multiples of 16",
+          [](Program& p) { p.attributes["tokens_per_block"] = int64_t{24}; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: 1..1024",
+          [](Program& p) { p.attributes["tokens_per_block"] = int64_t{2048}; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "even numbers",
+          [](Program& p) { p.attributes["head_dim"] = int64_t{17}; });
+}
+
+TEST(ranks_must_meet_at_the_same_collectives) {
+  TestModel model({.tp_size = 2});
+  for (Step& step : model.program(1).steps) {
+    if (step.op == "all_reduce") {
+      step.op = "add";  // x += x: runs, but meets nobody
+      break;
+    }
+  }
+  std::string message;
+  CHECK_EQ(Refusal(model, &message), ENGINERY_RANK_MISMATCH);
+  CHECK(message.find("ranks 0 and 1") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace enginery::test

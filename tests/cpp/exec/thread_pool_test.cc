@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/thread_pool.h"
+
+#include <atomic>
+#include <chrono>
+#include <vector>
+
+#include "check.h"
+
+namespace enginery::test {
+namespace {
+
+TEST(every_task_runs_once_on_a_known_thread) {
+  for (const int num_threads : {1, 2, 3, 8}) {
+    ThreadPool pool(num_threads);
+    CHECK_EQ(pool.num_threads(), num_threads);
+    for (const int64_t num_tasks : {0, 1, 2, 3, 7, 100, 5000}) {
+      std::vector<std::atomic<int>> runs(static_cast<size_t>(num_tasks));
+      std::atomic<int> strangers{0};
+      pool.ParallelFor(num_tasks, [&](int64_t task, int thread) {
+        runs[static_cast<size_t>(task)].fetch_add(1);
+        if (thread < 0 || thread >= num_threads) strangers.fetch_add(1);
+      });
+      for (const std::atomic<int>& count : runs) CHECK_EQ(count.load(), 1);
+      CHECK_EQ(strangers.load(), 0);
+    }
+  }
+}
+
+// Loops so short that workers are late for most of them: none may run a task of another loop or be
+// waited for.
+TEST(many_short_loops_do_not_mix) {
+  ThreadPool pool(3);
+  for (int64_t loop = 0; loop < 20000; ++loop) {
+    const int64_t num_tasks = 2 + loop % 5;
+    int64_t seen[6] = {};
+    pool.ParallelFor(num_tasks, [&](int64_t task, int) { seen[task] = loop + 1; });
+    for (int64_t task = 0; task < num_tasks; ++task) CHECK_EQ(seen[task], loop + 1);
+  }
+}
+
+// Two threads in one region at once see each other's writes only if they really run side by side.
+TEST(workers_wake_after_parking) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the worker parks meanwhile
+    std::atomic<int> arrived{0};
+    pool.ParallelFor(2, [&](int64_t, int) {
+      arrived.fetch_add(1);
+      while (arrived.load() < 2) std::this_thread::yield();
+    });
+    CHECK_EQ(arrived.load(), 2);
+  }
+}
+
+TEST(there_is_a_cpu_to_use) { CHECK_GE(ThreadPool::NumUsableCpus(), 1); }
+
+}  // namespace
+}  // namespace enginery::test
