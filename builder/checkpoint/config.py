@@ -83,9 +83,13 @@ def read_config(directory: Path) -> ModelConfig:
         high=MAX_SIZE,
         default=None if family.num_kv_heads_required else num_heads,
     )
+    head_dim = _head_dim(fields, family, hidden_size, num_heads)
     max_position_embeddings = fields.integer("max_position_embeddings", low=1, high=1 << 31)
     if num_heads % num_kv_heads:
         problems.add("num_key_value_heads", f"{num_kv_heads} does not divide {num_heads} heads")
+    width = (num_heads + 2 * num_kv_heads) * head_dim
+    if width > MAX_SIZE:
+        problems.add("head_dim", f"{head_dim} makes query, key and value {width} wide in all")
     if fields.string("hidden_act", default="silu") != "silu":
         problems.add("hidden_act", f"{raw['hidden_act']!r} is not supported; 'silu' is")
     if fields.given("quantization_config"):
@@ -104,7 +108,7 @@ def read_config(directory: Path) -> ModelConfig:
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=_head_dim(fields, family, hidden_size, num_heads),
+        head_dim=head_dim,
         max_position_embeddings=max_position_embeddings,
         norm_epsilon=fields.number("rms_norm_eps", above=0),
         rope=parse_rope(fields, max_position_embeddings),

@@ -19,7 +19,7 @@ from enginery.builder.errors import Problem, TokenizerError
 
 TOKENIZER_FILE = "tokenizer.json"
 MAX_TOKENIZER_BYTES = 256 << 20
-MAX_TOKENS = 1 << 24
+MAX_TOKENS = 1 << 22
 SPACE_MARK = "\u2581"
 BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 

@@ -94,13 +94,20 @@ def add_arguments(parser: FlagParser) -> None:
     for name, text in (
         ("max_batch_size", "sequences in one step (default: of the SKU)"),
         ("max_num_tokens", "packed tokens in one step (default: of the SKU)"),
-        ("max_seq_len", "tokens of a sequence, prompt and output (default: of the model)"),
         ("max_input_len", "tokens of a prompt (default: max_seq_len)"),
         ("tokens_per_block", "tokens in a KV block (default: of the SKU)"),
         ("kv_cache_bytes", "bytes to plan for the KV cache (default: a share of the memory)"),
         ("tp_size", "tensor-parallel ranks (default: 1)"),
     ):
         limits.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    limits.add_argument(
+        "--max_seq_len",
+        "--max_decoder_seq_len",
+        dest="max_seq_len",
+        type=int,
+        metavar="N",
+        help="tokens of a sequence, prompt and output (default: of the model)",
+    )
     behaviour = parser.add_argument_group("behaviour")
     for name, text in (
         ("dry_run", "check everything, print the memory plan and write nothing"),

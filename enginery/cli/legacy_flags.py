@@ -61,6 +61,15 @@ LEGACY_FLAGS: dict[str, LegacyFlag] = {
     "max_prompt_embedding_table_size": LegacyFlag("there is no prompt tuning", ("0",)),
     "max_multimodal_len": LegacyFlag("there is no multimodal input", ("0",)),
     "max_draft_len": LegacyFlag("there is no speculative decoding yet", ("0",)),
+    "gather_context_logits": LegacyFlag(
+        "logits of a whole prompt are not returned yet", _OFF, takes_value=None
+    ),
+    "gather_generation_logits": LegacyFlag(
+        "logprobs are asked for per request", _OFF, takes_value=None
+    ),
+    "load_by_shard": LegacyFlag("weights are read tensor by tensor", takes_value=False),
+    "load_model_on_cpu": LegacyFlag("weights are read tensor by tensor", takes_value=False),
+    "use_parallel_embedding": LegacyFlag("every rank holds the embedding", takes_value=False),
     "logits_dtype": LegacyFlag("logits are float32", ("float32",)),
     "pp_size": LegacyFlag("there is no pipeline parallelism yet", ("1",)),
     "cp_size": LegacyFlag("there is no context parallelism", ("1",)),

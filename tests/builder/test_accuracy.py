@@ -33,7 +33,7 @@ TOLERANCES = {
     ("bfloat16", "int8_dynamic"): 0.18,
 }
 
-TOKEN_IDS = np.random.default_rng(0).integers(0, 314, 77)
+TOKEN_IDS = np.random.default_rng(0).integers(0, 314, 77).tolist()
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},

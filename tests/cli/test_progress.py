@@ -5,7 +5,6 @@ import io
 
 import pytest
 
-from enginery.cli import progress as progress_module
 from enginery.cli.progress import Progress
 
 
@@ -19,7 +18,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(progress_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
 
 def test_a_bar_on_a_terminal_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-NUMPY_DTYPES = {
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype("<f4"),
     "bf16": np.dtype("<u2"),
     "f16": np.dtype("<f2"),
@@ -280,10 +280,10 @@ def _read_program(
 
 
 def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    items: npt.NDArray[Any] = np.frombuffer(stored, NUMPY_DTYPES[dtype])
+    item: np.dtype[Any] = NUMPY_DTYPES[dtype]
+    items = np.frombuffer(stored, item)
     if layout == "rows":
-        items = items.reshape(shape)
-        return items
+        return items.reshape(shape)
     group = {"n16k1": 1, "n16k2": 2, "n16k4": 4}[layout]
     num_rows, depth = shape
     num_groups = -(-depth // group)

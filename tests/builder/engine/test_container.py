@@ -90,7 +90,7 @@ def test_everything_a_program_can_hold_is_read_back(tmp_path: Path) -> None:
     cube = Tensor("cube", "i32", "rows", (2, 3, 4))
     packed = Tensor("wéight", "bf16", "rows", (17, 5))
     x, y = Buffer("x", "f32", "tokens", 5), Buffer("y", "i8", "logits", 3)
-    attributes = {
+    attributes: dict[str, Any] = {
         "integer": -(1 << 62), "number": 0.1, "text": "x86-64", "none": (), "integers": (1, -2),
         "numbers": (0.5, float("inf")),
     }  # fmt: skip
