@@ -3,7 +3,10 @@
 // What a valid file holds is what is read.
 #include "engine/engine_file.h"
 
+#include <sys/mman.h>
+
 #include <cstdint>
+#include <cstring>
 
 #include "check.h"
 #include "engine/describe.h"
@@ -118,6 +121,26 @@ TEST(the_token_bytes_are_read) {
   CHECK_EQ(tokens.bytes(2), "");
   CHECK_EQ(tokens.bytes(6), "\xe2\x82");
   CHECK_EQ(tokens.bytes(10), "\"");
+}
+
+// Weights are used where they lie: opening must cost the same whatever their size. Here they may
+// not even be read.
+TEST(opening_touches_no_weights) {
+  TinyEngine tiny;
+  tiny.builder().weights_alignment = 4096;
+  const AlignedBytes file = tiny.Build();
+  const uint64_t weights = Get<uint64_t>(file, 256 + 2 * 128 + 48);
+  REQUIRE_EQ(weights % 4096, 0u);
+  void* const memory =
+      mmap(nullptr, file.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(memory != MAP_FAILED);
+  std::memcpy(memory, file.data(), file.size());
+  std::byte* const bytes = static_cast<std::byte*>(memory);
+  REQUIRE_EQ(mprotect(bytes + weights, file.size() - weights, PROT_NONE), 0);
+  const auto engine = EngineFile::FromMemory({bytes, file.size()}, "x");
+  CHECK_EQ(engine->program().tensors[0].data, bytes + weights);
+  CHECK(!DescribeJson(*engine).empty());
+  munmap(memory, file.size());
 }
 
 TEST(an_engine_without_weights_is_read) {

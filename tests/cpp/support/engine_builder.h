@@ -67,6 +67,7 @@ class EngineBuilder {
   std::string builder_version = "0.1.0";
   uint32_t tp_size = 1;
   uint32_t tp_rank = 0;
+  uint32_t weights_alignment = 64;
   Attributes attributes;                     // of the program
   std::vector<ExtraSection> extra_sections;  // behind weights
 
@@ -97,7 +98,7 @@ class EngineBuilder {
   AlignedBytes Build() {
     std::vector<ExtraSection> sections = {{"program", Program(), 64, 1},
                                           {"token_bytes", TokenBytes(), 64, 1},
-                                          {"weights", weights_, 64, 0}};
+                                          {"weights", weights_, weights_alignment, 0}};
     sections.insert(sections.end(), extra_sections.begin(), extra_sections.end());
     AlignedBytes file(256 + 128 * sections.size());
     AlignedBytes table;

@@ -124,7 +124,7 @@ class TinyEngine {
         {act, PackedF32("layers.0.down", kHidden, kIntermediate), kAbsent, kAbsent, kAbsent},
         {hidden}, {{"accumulate", int64_t{1}}});
     builder_.AddStep("gather_rows", {hidden}, {last});
-    builder_.AddStep("rms_norm", {last, Rows("norm", {kHidden})}, {last_norm},
+    builder_.AddStep("rms_norm", {last, Rows("final_norm", {kHidden})}, {last_norm},
                      {{"epsilon", epsilon}});
     AddLmHead(last_norm, logits);
   }
