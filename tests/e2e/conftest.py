@@ -26,9 +26,9 @@ def reference() -> Reference:
     from transformers import AutoModelForCausalLM
 
     def logits(checkpoint: Path, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(  # in evaluation mode
             checkpoint, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+        )
         with torch.inference_mode():
             result: npt.NDArray[np.float32] = (
                 model(torch.tensor([list(token_ids)])).logits[0].numpy()

@@ -83,7 +83,8 @@ def all_tokens(output: RequestOutput) -> list[int]:
 
 @pytest.fixture(scope="module")
 def prompt() -> list[int]:
-    return np.random.default_rng(7).integers(320, size=PROMPT_LEN).tolist()
+    drawn: list[int] = np.random.default_rng(7).integers(320, size=PROMPT_LEN).tolist()
+    return drawn
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
