@@ -3,19 +3,19 @@
 // The KV block manager: which block of the KV cache belongs to which sequences. Integers in and
 // out; what lies in a block, and where, is the executor's affair.
 //
-// A sequence's block_table lists its blocks in order; token t lies in block_table[t /
-// tokens_per_block]. A block may be in several tables (forks, equal prefixes): its ref_count says
-// in how many. It is written only while one table has it.
+// A sequence's block_table lists its blocks in order: entry i has the tokens
+// [i * tokens_per_block, (i + 1) * tokens_per_block). A block may be in several tables (forks,
+// equal prefixes): its ref_count says in how many. It is written only while one table has it.
 //
 // Blocks that no table has stand in one list, from which allocation takes the front:
 //
 //     allocate <- front [ 7  2  9 | 4  0  5 ] back
 //                         empty     cached, least recently used first
 //
-//   empty    content of no further use: never used, partly filled, or a duplicate. Released to the
-//   front. cached   a full block whose content is known: found again by its tokens (FindPrefix)
-//   until it is taken for something
-//            else (evicted). Released to the back.
+//   empty    content of no further use: never used, partly filled, or a duplicate. Released to
+//            the front.
+//   cached   a full block whose content is known: found again by its tokens (FindPrefix) until it
+//            is taken for something else (evicted). Released to the back.
 //
 // A freed sequence releases its last block first, so a prefix outlives what continues it: of a
 // sequence with blocks a, b, c (all full) the list gets c, b, a, and c is evicted first. With

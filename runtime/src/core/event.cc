@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/event.h"
 
+#include <iterator>
 #include <utility>
 
 namespace enginery {
@@ -17,12 +18,15 @@ void Event::Seal() {
   view.stop_string = stop_string.c_str();
 }
 
-void EventQueue::Push(std::unique_ptr<Event> event) {
-  event->Seal();
+void EventQueue::Push(Events* events) {
+  if (events->empty()) return;
+  for (const std::unique_ptr<Event>& event : *events) event->Seal();
   {
     const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
+    events_.insert(events_.end(), std::move_iterator(events->begin()),
+                   std::move_iterator(events->end()));
   }
+  events->clear();
   changed_.notify_one();
 }
 

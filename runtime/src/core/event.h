@@ -38,7 +38,8 @@ using Events = std::vector<std::unique_ptr<Event>>;
 // nobody. Thread-safe.
 class EventQueue {
  public:
-  void Push(std::unique_ptr<Event> event);
+  // Moves all of `events`, which is left empty.
+  void Push(Events* events);
   // No event follows. What is queued can still be taken.
   void Close();
   // Waits until there are events, the queue is closed, or the time is up (nullopt: for ever), and

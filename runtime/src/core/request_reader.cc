@@ -81,8 +81,7 @@ void CheckLengths(const enginery_request& r, const RuntimeConfig& config) {
       StrCat("the prompt's ", num_prompt_tokens, " tokens and max_tokens must fit max_seq_len ",
              model.max_seq_len, "; ask for fewer or build the engine with a larger max_seq_len"));
   CheckInt("min_tokens", r.min_tokens, 0, r.max_tokens, "it may not exceed max_tokens");
-  CheckInt("num_return_sequences", r.num_return_sequences, 1,
-           std::min(model.max_batch_size, model.max_num_tokens),
+  CheckInt("num_return_sequences", r.num_return_sequences, 1, config.max_slots(),
            "they run together, so max_batch_size and max_num_tokens bound them");
 }
 
@@ -159,7 +158,10 @@ void CheckOutput(const enginery_request& r, const RuntimeConfig& config) {
   CheckFlag("return_generation_logits", r.return_generation_logits);
   CheckInt("timeout_ms", r.timeout_ms, 0, INT64_MAX, "0 for none");
   if (r.return_context_logits == 0) return;
-  const int64_t max_whole = config.max_logit_rows - config.model.max_batch_size + 1;
+  // In a step that computes it whole every other sequence may want a row too.
+  const int64_t max_whole = config.max_logit_rows == config.model.max_num_tokens
+                                ? config.model.max_num_tokens
+                                : config.max_logit_rows - config.max_slots() + 1;
   if (!config.enable_chunked_context && r.num_prompt_tokens > static_cast<uint64_t>(max_whole)) {
     Refuse(
         "return_context_logits", 1,

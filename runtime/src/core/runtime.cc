@@ -51,7 +51,7 @@ Runtime::Runtime(const RuntimeConfig& config, const enginery_executor& executor,
       on_event_(std::move(on_event)),
       iterations_(config.iteration_stats_capacity) {
   const enginery_executor_info info = InitExecutor(config_, executor_);
-  loop_ = std::make_unique<StepLoop>(config_, executor_, info, &events_);
+  loop_ = std::make_unique<StepLoop>(config_, executor_, info);
   stats_ = loop_->Stats();
   step_thread_ = std::thread([this] { RunSteps(); });
   if (!on_event_) return;
@@ -108,6 +108,7 @@ uint64_t Runtime::Submit(const enginery_request& request) {
     id = read->id = last_id_ + 1;
     inbox_.push_back(std::move(read));
     live_.insert(id);
+    is_settled_ = false;
     last_id_ = id;
   }
   wake_.notify_one();
@@ -129,15 +130,15 @@ void Runtime::Cancel(uint64_t request_id) {
 void Runtime::Shutdown(bool drain, std::optional<std::chrono::milliseconds> timeout) {
   std::unique_lock lock(mutex_);
   is_accepting_ = false;
-  const auto is_done = [this] { return live_.empty(); };
+  const auto is_done = [this] { return is_settled_; };
   if (drain && timeout.has_value()) {
-    all_ended_.wait_for(lock, *timeout, is_done);
+    settled_.wait_for(lock, *timeout, is_done);
   } else if (drain) {
-    all_ended_.wait(lock, is_done);
+    settled_.wait(lock, is_done);
   }
   cancel_all_ = true;
   wake_.notify_one();
-  all_ended_.wait(lock, is_done);  // one step at most
+  settled_.wait(lock, is_done);  // one step at most
   events_.Close();
 }
 
@@ -212,15 +213,23 @@ void Runtime::RunOneStep() {
 }
 
 void Runtime::Publish(bool has_stepped) {
-  bool is_done = false;
+  // The counters first: who has seen an event finds it counted.
+  bool has_ended = false;
   {
     const std::lock_guard lock(mutex_);
     stats_ = loop_->Stats();
     if (has_stepped) iterations_.Add(loop_->last_iteration());
-    for (const uint64_t id : loop_->TakeEnded()) live_.erase(id);
-    is_done = live_.empty();
+    for (const uint64_t id : *loop_->ended_ids()) live_.erase(id);
+    has_ended = live_.empty();
   }
-  if (is_done) all_ended_.notify_all();
+  loop_->ended_ids()->clear();
+  events_.Push(loop_->events());
+  if (!has_ended) return;
+  {
+    const std::lock_guard lock(mutex_);
+    is_settled_ = live_.empty();
+  }
+  settled_.notify_all();
 }
 
 void Runtime::RunDelivery() {

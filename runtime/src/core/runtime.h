@@ -65,9 +65,9 @@ class Runtime {
   EventQueue events_;
   std::unique_ptr<StepLoop> loop_;  // the step thread's, but for CheckFits
 
-  mutable std::mutex mutex_;           // guards what follows
-  std::condition_variable wake_;       // the step thread
-  std::condition_variable all_ended_;  // whoever drains
+  mutable std::mutex mutex_;         // guards what follows
+  std::condition_variable wake_;     // the step thread
+  std::condition_variable settled_;  // whoever drains
   std::vector<std::unique_ptr<Request>> inbox_;
   std::vector<uint64_t> cancelled_;
   bool cancel_all_ = false;
@@ -75,6 +75,7 @@ class Runtime {
   bool is_stopping_ = false;
   uint64_t last_id_ = 0;
   std::unordered_set<uint64_t> live_;  // submitted and not ended
+  bool is_settled_ = true;             // none live, and all events in the queue
   enginery_stats stats_ = {};
   IterationRing iterations_;
 

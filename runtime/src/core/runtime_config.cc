@@ -74,7 +74,7 @@ RuntimeConfig ReadRuntimeOptions(const enginery_runtime_options& options, const 
   config.enable_block_reuse = options.enable_block_reuse != 0;
   config.max_chunk_tokens = OrDefault(options.max_chunk_tokens, config.model.max_num_tokens);
   config.max_logit_rows =
-      config.model.max_batch_size + std::min(kExtraLogitRows, config.model.max_num_tokens) - 1;
+      std::min(config.max_slots() + kExtraLogitRows, config.model.max_num_tokens);
   config.iteration_stats_capacity = options.iteration_stats_capacity;
   config.kv_cache_bytes = options.kv_cache_bytes > 0 ? static_cast<uint64_t>(options.kv_cache_bytes)
                                                      : DefaultKvCacheBytes(config.model);

@@ -2,6 +2,7 @@
 #ifndef ENGINERY_SRC_CORE_RUNTIME_CONFIG_H_
 #define ENGINERY_SRC_CORE_RUNTIME_CONFIG_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -34,6 +35,9 @@ struct RuntimeConfig {
   int32_t policy = ENGINERY_POLICY_GUARANTEED_NO_EVICT;
   bool enable_chunked_context = true;
   bool enable_block_reuse = true;
+
+  // Sequences in flight at most: a decode of each must fit a step.
+  int64_t max_slots() const { return std::min(model.max_batch_size, model.max_num_tokens); }
 };
 
 // Throws Error naming the first option that is out of range.

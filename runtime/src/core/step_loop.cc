@@ -25,11 +25,10 @@ OutputSequence* Output(Sequence* sequence) { return static_cast<OutputSequence*>
 }  // namespace
 
 StepLoop::StepLoop(const RuntimeConfig& config, const enginery_executor& executor,
-                   const enginery_executor_info& info, EventQueue* events)
+                   const enginery_executor_info& info)
     : config_(config),
       executor_(executor),
       info_(info),
-      events_(events),
       blocks_(info.num_blocks, config.model.tokens_per_block, config.enable_block_reuse),
       scheduler_(MakeSchedulerOptions(config), &blocks_),
       sampler_(config.model.vocab_size) {}

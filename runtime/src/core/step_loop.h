@@ -29,9 +29,9 @@ namespace enginery {
 
 class StepLoop {
  public:
-  // `executor` is initialised with `info` and outlives the loop, as does `events`.
+  // `executor` is initialised, gave `info`, and outlives the loop.
   StepLoop(const RuntimeConfig& config, const enginery_executor& executor,
-           const enginery_executor_info& info, EventQueue* events);
+           const enginery_executor_info& info);
 
   // Can the KV pool ever hold the request? Reads constants only: callable from any thread.
   void CheckFits(const Request& request) const;
@@ -48,8 +48,9 @@ class StepLoop {
   bool Step();
 
   bool has_requests() const { return !requests_.empty(); }
-  // Ids that ended since the last call.
-  std::vector<uint64_t> TakeEnded() { return std::exchange(ended_ids_, {}); }
+  // What was told, and the ids that ended, since the caller last emptied them.
+  Events* events() { return &events_; }
+  std::vector<uint64_t>* ended_ids() { return &ended_ids_; }
   enginery_stats Stats() const;
   const IterationStats& last_iteration() const { return iteration_; }
 
@@ -83,13 +84,13 @@ class StepLoop {
   const RuntimeConfig config_;
   const enginery_executor executor_;
   const enginery_executor_info info_;
-  EventQueue* const events_;
   BlockManager blocks_;
   Scheduler scheduler_;
   BatchBuilder builder_;
   Sampler sampler_;
   std::unordered_map<uint64_t, std::unique_ptr<Request>> requests_;
   std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;
+  Events events_;
   std::vector<Request*> ended_;
   std::vector<uint64_t> ended_ids_;
   std::vector<int32_t> drawn_;  // kept for its memory

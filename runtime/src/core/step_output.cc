@@ -192,7 +192,7 @@ void StepLoop::Emit(OutputSequence* sequence) {
     event.context_logits = std::move(request->context_logits);
     request->context_logits.clear();
   }
-  events_->Push(std::move(sequence->event));
+  events_.push_back(std::move(sequence->event));
 }
 
 void StepLoop::FinishSequence(OutputSequence* sequence, int32_t reason, enginery_status status,

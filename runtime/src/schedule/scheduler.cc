@@ -100,13 +100,15 @@ bool Scheduler::CanAdmit(const Sequence& sequence) {
 int64_t Scheduler::ChunkTokens(const Sequence& sequence, int64_t num_pending) const {
   const int64_t num_left = options_.max_num_tokens - step_.num_tokens;
   int64_t num_tokens = std::min({num_pending, num_left, options_.max_chunk_tokens});
-  if (sequence.wants_context_logits && sequence.num_context_logits < sequence.num_prompt_tokens) {
+  // No step can want more rows than it has tokens.
+  const bool are_rows_scarce = options_.max_logit_rows < options_.max_num_tokens;
+  if (are_rows_scarce && sequence.wants_context_logits &&
+      sequence.num_context_logits < sequence.num_prompt_tokens) {
     // A row for every sequence that may still be taken stays free. Positions computed again give no
     // rows.
     const int64_t num_computed = sequence.num_tokens() - num_pending;
     const int64_t num_without = std::max<int64_t>(0, sequence.num_context_logits - num_computed);
-    const int64_t num_others =
-        options_.max_batch_size - static_cast<int64_t>(step_.sequences.size()) - 1;
+    const int64_t num_others = max_slots_ - static_cast<int64_t>(step_.sequences.size()) - 1;
     const int64_t num_rows = options_.max_logit_rows - step_.num_logit_rows - num_others;
     num_tokens = std::min(num_tokens, num_without + num_rows);
   }

@@ -4,20 +4,21 @@
 // on integers over the block manager; it knows neither model nor clock.
 //
 // A step is filled in this order, each in priority and arrival order:
-//   1. decodes of running sequences: one token each, they always fit (max_num_tokens bounds the
-//   sequences in flight too);
+//   1. decodes of running sequences, one token each. They always fit: max_num_tokens bounds the
+//      sequences in flight too;
 //   2. pieces of prompts of running sequences, sharing what is left of max_num_tokens;
 //   3. admission from the queue, strictly in order: the first that does not fit ends it.
 //
 // Who is admitted, and what happens when blocks run out:
-//   GUARANTEED_NO_EVICT  a request is admitted when its longest end fits beside those of all
-//   running: blocks never run out. MAX_UTILIZATION      a sequence is admitted when the tokens it
-//   has fit, with one block to spare per running sequence. When
-//                        a decode finds no block, the last in order of those running is preempted:
-//                        it loses its blocks, returns to the queue at its old place and is computed
-//                        again. In a step that preempted none is admitted. Each sequence alone fits
-//                        the pool (checked on submit), so the first always proceeds.
-//   STATIC_BATCH         as GUARANTEED_NO_EVICT, but admission waits until nothing runs.
+//   GUARANTEED_NO_EVICT  A request is admitted when its longest end fits beside those of all
+//                        running: blocks never run out.
+//   MAX_UTILIZATION      A sequence is admitted when the tokens it has fit, with one block to
+//                        spare per running sequence. When a decode finds no block, the last in
+//                        order of those running is preempted: it loses its blocks, returns to the
+//                        queue at its old place and is computed again. A step that preempted
+//                        admits none. Each sequence alone fits the pool (checked on submit), so
+//                        the first in order always proceeds.
+//   STATIC_BATCH         As GUARANTEED_NO_EVICT, but admission waits until nothing runs.
 //
 // Not thread-safe. Sequences belong to the caller and must stay in place until finished.
 #ifndef ENGINERY_SRC_SCHEDULE_SCHEDULER_H_
@@ -35,12 +36,12 @@ namespace enginery {
 struct SchedulerOptions {
   int64_t max_batch_size = 1;
   int64_t max_num_tokens = 1;
-  int64_t max_logit_rows = 1;    // at least max_batch_size
+  int64_t max_logit_rows = 1;    // at least the smaller of max_batch_size and max_num_tokens
   int64_t max_chunk_tokens = 1;  // 1 .. max_num_tokens; longest piece of a prompt in one step
   int32_t policy = ENGINERY_POLICY_GUARANTEED_NO_EVICT;
-  bool enable_chunked_context =
-      true;  // off: a prompt is computed in one step. What is computed again after a preemption
-             // may be longer than any step and still comes in pieces
+  // Off: a prompt is computed in one step. What is computed again after a preemption may be longer
+  // than any step and still comes in pieces.
+  bool enable_chunked_context = true;
 };
 
 struct ScheduledSequence {
@@ -70,11 +71,10 @@ class Scheduler {
   // computed.
   int64_t NumBlocksRequired(int64_t num_prompt_tokens, int64_t max_tokens,
                             int64_t num_sequences) const;
-  // Sequences in flight at most: a decode of each must fit a step.
-  int64_t max_slots() const { return max_slots_; }
 
-  // Queues it. Its request must fit: NumBlocksRequired, num_slots <= max_slots, and with chunked
-  // context off prompt <= max_num_tokens and context logits <= max_logit_rows - max_batch_size + 1.
+  // Queues it. Its request must fit: NumBlocksRequired, and num_slots in max_batch_size and
+  // max_num_tokens; with chunked context off also the prompt in max_num_tokens, and its context
+  // logits in the rows that the others leave.
   void Add(Sequence* sequence);
   // The next step; valid until the next call. Empty exactly when nothing waits or runs. Blocks are
   // allocated and copies pending.
@@ -109,7 +109,7 @@ class Scheduler {
   bool may_preempt() const { return options_.policy == ENGINERY_POLICY_MAX_UTILIZATION; }
 
   const SchedulerOptions options_;
-  const int64_t max_slots_;
+  const int64_t max_slots_;  // sequences in flight at most: a decode of each must fit a step
   BlockManager* const blocks_;
   std::set<Sequence*, ComesBefore> waiting_;
   std::vector<Sequence*> running_;   // in order

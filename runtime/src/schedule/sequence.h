@@ -4,8 +4,9 @@
 // stands in line.
 //
 //     token_ids:  [ prompt ............ | output ........ ]
-//                 [ computed .... )[ scheduled next )        num_computed_tokens <= size - 1
-//                 between steps
+//                 [ computed .... )[ scheduled next )
+//
+// Between steps at least one token is not computed yet.
 //
 // There is no phase: a step computes the next tokens of a sequence, and when it reaches the last
 // one its logits give the token that follows. A prompt has many tokens to compute, a decode one, a

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/str_cat.h"
 #include "check.h"
-#include "runtime_fixture.h"
+#include "support/runtime_fixture.h"
 
 namespace enginery::test {
 namespace {
@@ -29,6 +29,10 @@ FixtureOptions RandomOptions(std::mt19937_64* random) {
   if (!options.enable_chunked_context) options.max_num_tokens = Pick(random, 30, 50);
   if (options.enable_chunked_context && Pick(random, 0, 1) == 0) {
     options.max_chunk_tokens = Pick(random, 1, options.max_num_tokens);
+  }
+  if (options.enable_chunked_context && Pick(random, 0, 1) == 0) {
+    const int64_t least = std::min(options.max_batch_size, options.max_num_tokens);
+    options.max_logit_rows = Pick(random, least, options.max_num_tokens);
   }
   options.enable_block_reuse = Pick(random, 0, 2) != 0;
   // A request has at most 30 prompt and 30 output tokens; three of them must fit where nothing is
