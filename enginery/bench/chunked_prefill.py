@@ -13,7 +13,6 @@ from enginery.bench.errors import BenchError
 from enginery.bench.metrics import Distribution, RequestRecord
 from enginery.bench.workload import Span, random_requests
 from enginery.runtime.engine import Engine
-from enginery.runtime.event import Event
 from enginery.runtime.runtime import Runtime, RuntimeOptions
 from enginery.runtime.sampling_params import SamplingParams
 
@@ -143,13 +142,4 @@ class _Player:
             events = self._runtime.poll(1000)
             now = time.monotonic()
             for event in events:
-                self._record(event, now)
-
-    def _record(self, event: Event, now: float) -> None:
-        record = self._by_id[event.request_id]
-        record.token_times += [now] * len(event.token_ids)
-        if event.is_last:
-            record.end_time = now
-            record.finish_reason = event.finish_reason
-            if event.finish_reason != "LENGTH":
-                record.error = event.error or f"ended with {event.finish_reason}"
+                self._by_id[event.request_id].add(event, now)

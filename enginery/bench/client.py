@@ -20,8 +20,7 @@ POLL_TIMEOUT_MS = 100
 class LoadClient:
     """Submits requests at their times and records when their tokens come.
 
-    Times are those at which this process sees the tokens, with everything that lies between it and
-    the model. Nobody else may poll the runtime.
+    Nobody else may poll the runtime.
 
     Args:
         runtime: serves the requests.
@@ -110,16 +109,10 @@ class LoadClient:
 
     def _record(self, event: Event, now: float) -> None:
         record = self._records[event.request_id]
-        record.token_times += [now] * len(event.token_ids)
+        record.add(event, now)
         if self._keep_token_ids:
             record.token_ids += event.token_ids
         if event.is_last:
-            record.end_time = now
-            record.finish_reason = event.finish_reason
-            record.num_preemptions = event.num_preemptions
-            record.num_reused_tokens = event.num_reused_tokens
-            if event.status != "OK" or event.finish_reason not in ("LENGTH", "END_ID", "STOP"):
-                record.error = event.error or f"ended with {event.finish_reason}"
             del self._records[event.request_id]
             self._num_open -= 1
             if self._slots is not None:

@@ -8,19 +8,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from enginery.runtime.event import Event
+
 PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass
 class RequestRecord:
-    """What the client saw of one request; times on one clock, in seconds."""
+    """What became of one request; times of CLOCK_MONOTONIC, in seconds."""
 
     index: int
     num_prompt_tokens: int
     submit_time: float
     """When the client handed the request over."""
     token_times: list[float] = field(default_factory=list)
-    """When each output token reached the client."""
+    """When the runtime had each output token."""
+    delivery_lags: list[float] = field(default_factory=list)
+    """Per event, how much later the client held its tokens."""
     end_time: float | None = None
     """When the client learnt that the request had ended."""
     finish_reason: str | None = None
@@ -29,6 +33,24 @@ class RequestRecord:
     num_reused_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
 
+    def add(self, event: Event, now: float) -> None:
+        """Takes in an event that the client got at `now`.
+
+        Tokens are timed by the runtime: a client in the same process, short of a core, may see
+        several steps' tokens at once, and how late it sees them is kept apart.
+        """
+        if event.token_ids:
+            token_time = now if event.last_token_ns is None else event.last_token_ns / 1e9
+            self.token_times += [token_time] * len(event.token_ids)
+            self.delivery_lags.append(now - token_time)
+        if event.is_last:
+            self.end_time = now
+            self.finish_reason = event.finish_reason
+            self.num_preemptions = event.num_preemptions
+            self.num_reused_tokens = event.num_reused_tokens
+            if event.status != "OK" or event.finish_reason != "LENGTH":
+                self.error = event.error or f"ended with {event.finish_reason}"
+
     @property
     def is_complete(self) -> bool:
         """Whether it ended as it should, with at least one token."""
@@ -36,7 +58,7 @@ class RequestRecord:
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens that reached the client."""
+        """Tokens that came."""
         return len(self.token_times)
 
     @property
@@ -124,6 +146,8 @@ class Metrics:
     """In the best of the one-second windows that begin at the start of the run."""
     max_concurrent_requests: int
     mean_concurrent_requests: float
+    delivery_lag: Distribution
+    """From the runtime's having a token to the client's; not part of the latencies."""
     num_preemptions: int
     num_reused_tokens: int
 
@@ -183,6 +207,7 @@ def measure(
         max_output_tokens_per_s=_peak_rate(complete, begin),
         max_concurrent_requests=_peak_concurrency(complete),
         mean_concurrent_requests=per_second(sum(latencies) / 1e3),
+        delivery_lag=Distribution.of([1e3 * lag for r in complete for lag in r.delivery_lags]),
         num_preemptions=sum(record.num_preemptions for record in records),
         num_reused_tokens=sum(record.num_reused_tokens for record in records),
     )

@@ -33,6 +33,7 @@ def run_report(
             "options": dataclasses.asdict(result.options),
             "num_blocks": result.num_blocks,
             **dataclasses.asdict(result.occupancy),
+            "delivery_lag_ms": percentiles(result.metrics.delivery_lag),
             "num_preemptions": result.metrics.num_preemptions,
             "num_reused_tokens": result.metrics.num_reused_tokens,
         },

@@ -30,6 +30,7 @@ def overview(title: str, result: RunResult) -> str:
         "TPOT": metrics.tpot,
         "ITL": metrics.itl,
         "E2E": metrics.e2e,
+        "delivery lag": metrics.delivery_lag,
     }
     lines = [
         RULE,

@@ -5,6 +5,9 @@ A run submits prompts as they would arrive at a server and reports TTFT, TPOT, I
 latency, throughput, goodput, batch occupancy and KV utilisation. Several policies run the same
 load one after the other. With --chunked_prefill_scenario a long prompt arrives among decoding
 requests instead, once with chunked prefill and once without.
+
+Tokens are timed when the runtime has them; how much later this process held them is shown as
+delivery lag.
 """
 
 from __future__ import annotations

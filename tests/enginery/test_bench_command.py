@@ -84,8 +84,8 @@ def test_policies_run_the_same_load(
     path = tmp_path / "report.json"
     policies = ["STATIC_BATCH", "GUARANTEED_NO_EVICT", "MAX_UTILIZATION"]
     status = bench(
-        engine, "--num_prompts", "20", "--input_len", "8", "--output_len", "2-30",
-        "--concurrency", "10", "--policy", *policies, "--output_json", str(path),
+        engine, "--num_prompts", "40", "--input_len", "8", "--output_len", "2-30",
+        "--policy", *policies, "--output_json", str(path),
     )  # fmt: skip
     assert status == 0
     assert "POLICIES, same load" in capsys.readouterr().out
@@ -94,11 +94,18 @@ def test_policies_run_the_same_load(
     assert len({tuple(run["output_lens"]) for run in runs.values()}) == 1
     for policy, run in runs.items():
         assert run["world_info"]["scheduling_policy"] == policy
-        assert run["max_concurrent_requests"] <= 10
         assert run["request_rate"] is None
     # A batch that waits for its longest member is emptier than one that is filled up again.
     static, continuous = (runs[policy]["runtime"]["mean_batch_size"] for policy in policies[:2])
     assert static < continuous
+
+
+def test_concurrency(engine: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    common = ["--num_prompts", "20", "--input_len", "8", "--output_len", "9"]
+    assert bench(engine, *common, "--concurrency", "3", "--output_json", str(path)) == 0
+    assert 1 <= read(path)["max_concurrent_requests"] <= 3
+    assert read(path)["max_concurrency"] == 3
 
 
 def test_chunked_prefill_scenario(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from enginery.bench.metrics import Distribution, RequestRecord, measure, meets
+from enginery.runtime.event import Event
 
 
 def record(index: int, submit: float, tokens: list[float], num_prompt: int = 10) -> RequestRecord:
@@ -83,6 +84,32 @@ def test_goodput(objectives: dict[str, float], met: list[bool]) -> None:
     records = [FIRST, SECOND, SINGLE]
     assert [meets(entry, objectives) for entry in records] == met
     assert measure(records, objectives).request_goodput == pytest.approx(sum(met) / 1.2)
+
+
+def test_events_are_timed_by_the_runtime() -> None:
+    def event(tokens: list[int], last_token_s: float, finish_reason: str | None = None) -> Event:
+        return Event(
+            request_id=1, sequence_index=0, finish_reason=finish_reason,
+            is_last=finish_reason is not None, status="OK", error="", token_ids=tokens, text="",
+            logprobs=None, context_logits=None, generation_logits=None, stop_string=None,
+            stop_token_id=None, num_preemptions=2, num_prompt_tokens=10, num_reused_tokens=4,
+            num_output_tokens=0, arrival_ns=None, first_scheduled_ns=None, first_token_ns=None,
+            last_token_ns=int(last_token_s * 1e9),
+        )  # fmt: skip
+
+    seen = RequestRecord(0, 10, 7.0)
+    # Both come to the client at once, late.
+    seen.add(event([1], 7.5), 9.0)
+    seen.add(event([2], 8.0, "LENGTH"), 9.0)
+    assert seen.token_times == [7.5, 8.0]
+    assert seen.delivery_lags == [1.5, 1.0]
+    assert (seen.ttft_ms, seen.e2e_ms, seen.end_time) == (500, 1000, 9.0)
+    assert (seen.num_preemptions, seen.num_reused_tokens, seen.error) == (2, 4, None)
+    assert seen.is_complete
+    cancelled = RequestRecord(0, 10, 7.0)
+    cancelled.add(event([1], 7.5, "CANCELLED"), 9.0)
+    assert cancelled.error == "ended with CANCELLED"
+    assert not cancelled.is_complete
 
 
 def test_failed_requests_do_not_count_as_good() -> None:
