@@ -34,7 +34,7 @@ _POLL_S = 0.05
 _LOG_LINES = 400
 # What tritonserver may take to end when nothing is in flight any more; it waits for clients to
 # close connections, even those on which nothing happens.
-_EXIT_S = 3
+_EXIT_S = 6
 # What it gives requests in flight when it is not `stop` that ends it.
 _OWN_EXIT_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1
