@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole way from a checkpoint to an engine directory."""
+"""The whole way from a checkpoint to an engine directory.
+
+`plan_build` goes it up to the point where weights are read: configuration, network, passes,
+sharding, target, memory plan. `build` quantises, packs and writes.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +19,7 @@ from pathlib import Path
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.checkpoint.config import ModelConfig, read_config
 from enginery.builder.checkpoint.expected import check_tensors
-from enginery.builder.engine.container import (
-    WEIGHTS_ALIGNMENT,
-    Header,
-    Section,
-    bytes_section,
-    write_container,
-)
+from enginery.builder.engine.container import Header
 from enginery.builder.engine.description import checkpoint_identity, engine_config, manifest
 from enginery.builder.engine.directory import (
     CONFIG_FILE,
@@ -28,8 +27,7 @@ from enginery.builder.engine.directory import (
     EngineDirectory,
     check_output,
 )
-from enginery.builder.engine.program import TENSOR_ALIGNMENT, Program
-from enginery.builder.engine.token_bytes import encode_token_bytes
+from enginery.builder.engine.rank_file import rank_file_name, write_rank_file
 from enginery.builder.memory import PeakMemory
 from enginery.builder.memory_plan import MemoryPlan, plan_memory
 from enginery.builder.models.decoder import build_decoder
@@ -119,27 +117,21 @@ def plan_build(request: BuildRequest) -> PlannedBuild:
     check_shardable(config, options.tp_size)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
+
     plain = verify(build_decoder(config), after="models")
     with Checkpoint(request.model) as checkpoint:
         check_tensors(checkpoint, plain)
     network = run_passes(plain, options)
+
+    mappings = [Mapping(options.tp_size, rank) for rank in range(options.tp_size)]
+    parts = [verify(shard(network, mapping), after="sharding") for mapping in mappings]
     target = TARGETS[sku.target]
-    payloads = tuple(
-        target.lower(
-            verify(shard(network, Mapping(options.tp_size, rank)), after="sharding"), options
-        )
-        for rank in range(options.tp_size)
-    )
+    payloads = tuple(target.lower(part, options) for part in parts)
+
     programs = [payload.program for payload in payloads]
     plan = plan_memory(network, programs, options, sku, request.kv_cache_bytes)
-    tokens = (
-        [UNUSED] * config.vocab_size
-        if request.skip_tokenizer
-        else read_vocabulary(request.model, config.vocab_size)
-    )
-    return PlannedBuild(
-        request, options, config, sku, target, network, payloads, tuple(tokens), plan
-    )
+    tokens = _vocabulary(request, config)
+    return PlannedBuild(request, options, config, sku, target, network, payloads, tokens, plan)
 
 
 def run_passes(network: Network, options: BuildOptions) -> Network:
@@ -152,7 +144,7 @@ def run_passes(network: Network, options: BuildOptions) -> Network:
 
 
 def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) -> BuildSummary:
-    """Writes the engine directory of a planned build.
+    """Reads, quantises and packs the weights and writes the engine directory.
 
     Args:
         planned: from `plan_build`, of a request with an output.
@@ -173,101 +165,62 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
         ThreadPoolExecutor(1) as background,
     ):
         identity = background.submit(checkpoint_identity, request.model, checkpoint.files)
-        tensors = [t for payload in planned.payloads for t in payload.program.tensors]
-        counter = _Counter(sum(tensor.num_bytes for tensor in tensors), progress)
-        for rank, payload in enumerate(planned.payloads):
-            path = directory.path / f"rank{rank}.engine"
-            _write_rank(path, rank, payload, planned, checkpoint, counter, version)
+        file_bytes = _write_ranks(planned, checkpoint, directory.path, version, progress)
         directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
         if not request.skip_tokenizer:
             _copy_tokenizer(request.model, directory.path)
-        directory.write_json(
-            MANIFEST_FILE,
-            manifest(
-                directory.path,
-                target=planned.target.name,
-                variant=planned.payloads[0].variant,
-                options=options,
-                checkpoint=identity.result(),
-                plan=planned.plan,
-                version=version,
-            ),
+        description = manifest(
+            directory.path,
+            target=planned.target.name,
+            variant=planned.payloads[0].variant,
+            options=options,
+            checkpoint=identity.result(),
+            plan=planned.plan,
+            version=version,
         )
-        file_bytes = tuple(
-            (directory.path / f"rank{rank}.engine").stat().st_size
-            for rank in range(options.tp_size)
-        )
+        directory.write_json(MANIFEST_FILE, description)
         largest = sorted(checkpoint.tensor_bytes().values(), reverse=True)[:2]
         directory.commit()
+    seconds = time.monotonic() - start
     return BuildSummary(
-        directory.output,
-        time.monotonic() - start,
-        memory.peak_bytes,
-        tuple(largest),
-        file_bytes,
+        directory.output, seconds, memory.peak_bytes, tuple(largest), tuple(file_bytes)
     )
 
 
-class _Counter:
-    """Adds up what all ranks have written."""
+def _write_ranks(
+    planned: PlannedBuild, checkpoint: Checkpoint, directory: Path, version: str, progress: Progress
+) -> list[int]:
+    """Writes the file of every rank, one after another, and returns their sizes."""
+    tensors = [tensor for payload in planned.payloads for tensor in payload.program.tensors]
+    total = sum(tensor.num_bytes for tensor in tensors)
+    done = 0
 
-    def __init__(self, total: int, progress: Progress) -> None:
-        self._total = total
-        self._done = 0
-        self._progress = progress
+    def on_written(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        progress(done, total)
 
-    def add(self, num_bytes: int) -> None:
-        self._done += num_bytes
-        self._progress(self._done, self._total)
-
-
-def _write_rank(
-    path: Path,
-    rank: int,
-    payload: Payload,
-    planned: PlannedBuild,
-    checkpoint: Checkpoint,
-    counter: _Counter,
-    version: str,
-) -> None:
-    program = payload.program
-    header = Header(
-        target=planned.target.name,
-        sku=planned.sku.name,
-        variant=payload.variant,
-        tp_size=planned.options.tp_size,
-        tp_rank=rank,
-        builder_version=version,
-    )
-    weights = Section(
-        "weights",
-        program.weight_bytes(),
-        lambda: _weight_chunks(program, payload, checkpoint, counter),
-        alignment=WEIGHTS_ALIGNMENT,
-    )
-    sections = [
-        bytes_section("program", program.encode(weights_section=2)),
-        bytes_section("token_bytes", encode_token_bytes(planned.tokens)),
-        weights,
-    ]
-    write_container(path, header, sections)
+    file_bytes = []
+    for rank, payload in enumerate(planned.payloads):
+        path = directory / rank_file_name(rank)
+        header = Header(
+            target=planned.target.name,
+            sku=planned.sku.name,
+            variant=payload.variant,
+            tp_size=planned.options.tp_size,
+            tp_rank=rank,
+            builder_version=version,
+        )
+        pack = functools.partial(payload.pack, checkpoint)
+        write_rank_file(path, header, payload.program, planned.tokens, pack, on_written)
+        file_bytes.append(path.stat().st_size)
+    return file_bytes
 
 
-def _weight_chunks(
-    program: Program, payload: Payload, checkpoint: Checkpoint, counter: _Counter
-) -> Iterator[bytes | memoryview]:
-    """The bytes of the weights section: the tensors in order, padded between."""
-    current, written = 0, 0
-    for index, chunk in payload.pack(checkpoint):
-        if index != current:
-            assert index == current + 1 and written == program.tensors[current].num_bytes
-            yield bytes(-written % TENSOR_ALIGNMENT)
-            current, written = index, 0
-        yield chunk
-        num_bytes = memoryview(chunk).nbytes
-        written += num_bytes
-        counter.add(num_bytes)
-    assert current == len(program.tensors) - 1 and written == program.tensors[current].num_bytes
+def _vocabulary(request: BuildRequest, config: ModelConfig) -> tuple[TokenText, ...]:
+    if request.skip_tokenizer:
+        return (UNUSED,) * config.vocab_size
+    return tuple(read_vocabulary(request.model, config.vocab_size))
 
 
 def _copy_tokenizer(model: Path, directory: Path) -> None:

@@ -12,7 +12,10 @@ from enginery.builder.sku import Sku
 
 # dtype names of the command line -> of the engine format
 ENGINE_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+# Limits of the engine format.
 MAX_TP_SIZE = 1024
+MAX_BATCH_SIZE = 1 << 20
+MAX_COUNT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> Bui
             problems.add(name, f"{value!r} is not built for SKU {sku.name}; accepted are {names}")
         return value
 
-    def count(name: str, value: int | None, default: int, most: int = 1 << 31) -> int:
+    def count(name: str, value: int | None, default: int, most: int = MAX_COUNT) -> int:
         value = default if value is None else value
         if not 1 <= value <= most:
             problems.add(name, f"{value} is not from 1 to {most}")
@@ -110,7 +113,9 @@ def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> Bui
         dtype=choice("dtype", dtype, sku.dtypes),
         qformat=choice("qformat", request.qformat, sku.qformats),
         tp_size=count("tp_size", request.tp_size, 1, MAX_TP_SIZE),
-        max_batch_size=count("max_batch_size", request.max_batch_size, sku.max_batch_size),
+        max_batch_size=count(
+            "max_batch_size", request.max_batch_size, sku.max_batch_size, MAX_BATCH_SIZE
+        ),
         max_num_tokens=count("max_num_tokens", request.max_num_tokens, sku.max_num_tokens),
         max_seq_len=max_seq_len,
         max_input_len=count("max_input_len", request.max_input_len, max_seq_len),

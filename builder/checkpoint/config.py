@@ -15,6 +15,8 @@ from enginery.builder.models.family import Bias, Family, Window
 from enginery.builder.models.registry import FAMILIES
 
 MAX_SIZE = 1 << 24  # of one dimension; the engine format's limit on columns
+MAX_HEADS = 1 << 16
+MAX_POSITIONS = (1 << 31) - 1
 CHECKPOINT_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -76,15 +78,15 @@ def read_config(directory: Path) -> ModelConfig:
     vocab_size = fields.integer("vocab_size", low=1, high=MAX_SIZE)
     hidden_size = fields.integer("hidden_size", low=1, high=MAX_SIZE)
     num_layers = fields.integer("num_hidden_layers", low=1, high=4096)
-    num_heads = fields.integer("num_attention_heads", low=1, high=MAX_SIZE)
+    num_heads = fields.integer("num_attention_heads", low=1, high=MAX_HEADS)
     num_kv_heads = fields.integer(
         "num_key_value_heads",
         low=1,
-        high=MAX_SIZE,
+        high=MAX_HEADS,
         default=None if family.num_kv_heads_required else num_heads,
     )
     head_dim = _head_dim(fields, family, hidden_size, num_heads)
-    max_position_embeddings = fields.integer("max_position_embeddings", low=1, high=1 << 31)
+    max_position_embeddings = fields.integer("max_position_embeddings", low=1, high=MAX_POSITIONS)
     if num_heads % num_kv_heads:
         problems.add("num_key_value_heads", f"{num_kv_heads} does not divide {num_heads} heads")
     width = (num_heads + 2 * num_kv_heads) * head_dim
