@@ -372,6 +372,11 @@ def is_single_prompt(inputs: Any) -> bool:
         return True
     if isinstance(inputs, np.ndarray):
         return inputs.ndim == 1
+    if not isinstance(inputs, Sequence):
+        raise InvalidArgumentError(
+            f"inputs: is a {type(inputs).__name__}: must be a text, a list of token ids, or a list "
+            "of those"
+        )
     return bool(len(inputs)) and all(isinstance(entry, int | np.integer) for entry in inputs)
 
 

@@ -77,15 +77,15 @@ class RequestStruct:
         self._set_integer("num_return_sequences", params.n, 32)
         self._set_integer("priority", priority, 32)
         self._set_integer("timeout_ms", timeout_ms, 64)
-        request.temperature = params.temperature
-        request.top_p = params.top_p
-        request.min_p = params.min_p
-        request.top_k = params.top_k or 0
-        request.seed = params.seed or 0
-        request.repetition_penalty = params.repetition_penalty
-        request.presence_penalty = params.presence_penalty
-        request.frequency_penalty = params.frequency_penalty
-        request.num_logprobs = -1 if params.logprobs is None else params.logprobs
+        request.temperature = float(params.temperature)
+        request.top_p = float(params.top_p)
+        request.min_p = float(params.min_p)
+        request.top_k = int(params.top_k or 0)
+        request.seed = int(params.seed or 0)
+        request.repetition_penalty = float(params.repetition_penalty)
+        request.presence_penalty = float(params.presence_penalty)
+        request.frequency_penalty = float(params.frequency_penalty)
+        request.num_logprobs = -1 if params.logprobs is None else int(params.logprobs)
         request.ignore_eos = params.ignore_eos or params.end_id is not None
         request.include_stop = params.include_stop_str_in_output
         request.show_special_tokens = not params.skip_special_tokens
@@ -101,7 +101,7 @@ class RequestStruct:
         limit = 2 ** (bits - 1)
         if not -limit <= value < limit:
             raise InvalidArgumentError(f"{name} = {value}: does not fit into {bits} bits")
-        setattr(self.struct, name, value)
+        setattr(self.struct, name, int(value))
 
     def _int32s(self, array: npt.NDArray[np.int32]) -> Any:
         self._kept.append(array)

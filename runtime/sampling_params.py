@@ -173,22 +173,30 @@ class SamplingParams:
                 found.append(f"{item.name} = {getattr(self, item.name)!r}: must be True or False")
         for name in ("stop", "bad"):
             value = getattr(self, name)
-            if not all(isinstance(text, str) and text for text in value):
+            if not all(isinstance(text, str) and text and _is_utf8(text) for text in value):
                 found.append(f"{name} = {list(value)!r}: must be texts that are not empty")
         found += self._token_id_problems()
         return found
 
     def _token_id_problems(self) -> list[str]:
         found = []
-        if not all(_is_token_id(value) for value in self.stop_token_ids):
-            found.append(f"stop_token_ids = {self.stop_token_ids!r}: must be token ids")
+        stops = self.stop_token_ids
+        if not _is_list(stops) or not all(_is_token_id(value) for value in stops):
+            found.append(f"stop_token_ids = {stops!r}: must be a list of token ids")
+        if not _is_list(self.bad_token_ids):
+            found.append(f"bad_token_ids = {self.bad_token_ids!r}: must be a list")
+            return found
+        biases: Any = self.logit_bias or {}
+        if not isinstance(biases, Mapping):
+            found.append(f"logit_bias = {biases!r}: must map token ids to numbers")
+            return found
         for entry in self.bad_token_ids:
             sequence = entry if isinstance(entry, Sequence) else [entry]
             if not sequence or not all(_is_token_id(value) for value in sequence):
                 found.append(
                     f"bad_token_ids: {entry!r} is not a token id or a sequence of token ids"
                 )
-        for token_id, bias in (self.logit_bias or {}).items():
+        for token_id, bias in biases.items():
             number = _as_float(bias)
             sound = number is not None and not math.isnan(number) and number != math.inf
             if not _is_token_id(token_id) or not sound:
@@ -209,9 +217,23 @@ class SamplingParams:
 
 
 def _strings(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """`value` as a tuple; what is neither a text nor a list is left for the checks to refuse."""
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(value) if _is_list(value) else (value,)  # type: ignore[return-value]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether `text` has no lone surrogates, which no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_int(value: Any) -> int | None:

@@ -62,7 +62,17 @@ class Tokenizer:
         Args:
             text: any text; special tokens written out in it become themselves.
             add_special_tokens: adds what the tokenizer's post-processor adds, such as BOS.
+
+        Raises:
+            InvalidArgumentError: the text has lone surrogates, which are no characters.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"prompt: character {error.start} is {text[error.start]!r}: a lone surrogate is no "
+                "character; decode the text with errors='replace' where it comes from"
+            ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

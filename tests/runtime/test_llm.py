@@ -138,6 +138,27 @@ def test_bad_prompt_dicts(llm: LLM, prompt: dict[str, object]) -> None:
         llm.generate(prompt, GREEDY)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize("inputs", [5, None, "\ud800", [["a"]], [None], np.zeros((2, 2))])
+def test_what_is_no_prompt(llm: LLM, inputs: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        llm.generate(inputs, GREEDY)  # type: ignore[call-overload]
+
+
+def test_numbers_of_numpy(llm: LLM) -> None:
+    params = SamplingParams(
+        max_tokens=np.int64(3),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        top_k=np.int32(5),  # type: ignore[arg-type]
+        seed=np.uint64(2**63),  # type: ignore[arg-type]
+        logprobs=np.int8(2),  # type: ignore[arg-type]
+        n=np.int16(2),  # type: ignore[arg-type]
+        stop_token_ids=[np.int64(1)],  # type: ignore[list-item]
+        logit_bias={np.int64(4): np.float16(1.5)},  # type: ignore[dict-item]
+    )
+    outputs = llm.generate(np.array([1, 2], np.uint8), params).outputs
+    assert [len(sequence.token_ids) for sequence in outputs] == [3, 3]
+
+
 def test_same_seed_same_tokens(llm: LLM) -> None:
     def draw(seed: int | None) -> list[int]:
         params = SamplingParams(seed=seed, max_tokens=20, ignore_eos=True)
