@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypedDict, overload
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self, overload
 
 from .dispatcher import Dispatcher
 from .engine import Engine, EngineInfo
@@ -25,22 +20,12 @@ from .generation import Generation, Mailbox
 from .llm_config import KvCacheConfig, SchedulerConfig
 from .options import Unsupported, option_problems
 from .outputs import CompletionOutput, RequestOutput
-from .request import token_id_array
+from .progress import Progress
+from .prompt import Prompt, encode_prompt, is_single_prompt, one_per_prompt
 from .runtime import Iteration, Runtime, RuntimeOptions, Stats
 from .sampling_params import SamplingParams
 from .tokenizer import Message, Tokenizer
 from .tracker import RequestTracker
-
-
-class PromptDict(TypedDict, total=False):
-    """A prompt by name; one of the two."""
-
-    prompt: str
-    prompt_token_ids: Sequence[int]
-
-
-Prompt: TypeAlias = str | Sequence[int] | npt.NDArray[np.integer[Any]] | PromptDict
-"""A text, token ids, or either by name."""
 
 # Options that are fixed when an engine is built, and the attribute of its info that holds them.
 FIXED_BY_ENGINE = {
@@ -198,8 +183,8 @@ class LLM:
                 raise InvalidArgumentError("sampling_params: is a list, inputs is one prompt")
         else:
             prompts = list(inputs)
-        params = _one_per_prompt(sampling_params, len(prompts))
-        progress = _Progress(len(prompts)) if use_tqdm and sys.stderr.isatty() else None
+        params = one_per_prompt(sampling_params, len(prompts))
+        progress = Progress(len(prompts), use_tqdm)
         generations: list[Generation] = []
         running: deque[Generation] = deque()
         try:
@@ -212,15 +197,13 @@ class LLM:
             outputs = []
             for generation in generations:
                 outputs.append(generation.result())
-                if progress is not None:
-                    progress.add(outputs[-1])
+                progress.add(outputs[-1])
         except BaseException:
             for generation in generations:
                 generation.abort()
             raise
         finally:
-            if progress is not None:
-                progress.close()
+            progress.close()
         return outputs[0] if is_single_prompt(inputs) else outputs
 
     def generate_async(
@@ -247,7 +230,7 @@ class LLM:
             ShutDownError: the LLM is closed.
         """
         params = sampling_params or SamplingParams()
-        text, token_ids = self._encode(inputs, params)
+        text, token_ids = encode_prompt(inputs, params, lambda: self.tokenizer)
         output = RequestOutput(
             request_id=0,
             prompt=text,
@@ -324,27 +307,6 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _encode(self, prompt: Any, params: SamplingParams) -> tuple[str | None, list[int]]:
-        """The prompt's text, None when it came as token ids, and its token ids."""
-        text: str | None = None
-        if isinstance(prompt, Mapping):
-            given = [
-                name for name in ("prompt", "prompt_token_ids") if prompt.get(name) is not None
-            ]
-            if len(given) != 1 or len(prompt.keys() - {"prompt", "prompt_token_ids"}):
-                raise InvalidArgumentError(
-                    f"inputs: {sorted(prompt)}: give 'prompt' or 'prompt_token_ids'"
-                )
-            prompt = prompt[given[0]]
-        if isinstance(prompt, str):
-            text = prompt
-            token_ids = self.tokenizer.encode(text, add_special_tokens=params.add_special_tokens)
-        else:
-            token_ids = token_id_array("prompt_token_ids", prompt).tolist()
-        if params.truncate_prompt_tokens is not None:
-            token_ids = token_ids[-params.truncate_prompt_tokens :]
-        return text, token_ids
-
     def _submit_when_possible(
         self,
         prompt: Any,
@@ -364,32 +326,6 @@ class LLM:
             except (InvalidArgumentError, NotFoundError) as error:
                 error.add_note(f"in inputs[{index}]")
                 raise
-
-
-def is_single_prompt(inputs: Any) -> bool:
-    """Whether `inputs` is one prompt and not a list of them."""
-    if isinstance(inputs, str | Mapping):
-        return True
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim == 1
-    if not isinstance(inputs, Sequence):
-        raise InvalidArgumentError(
-            f"inputs: is a {type(inputs).__name__}: must be a text, a list of token ids, or a list "
-            "of those"
-        )
-    return bool(len(inputs)) and all(isinstance(entry, int | np.integer) for entry in inputs)
-
-
-def _one_per_prompt(
-    params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
-) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * num_prompts
-    if len(params) != num_prompts:
-        raise InvalidArgumentError(
-            f"sampling_params: has {len(params)} entries for {num_prompts} prompts"
-        )
-    return list(params)
 
 
 def _options_of(cls: type[LLM]) -> list[str]:
@@ -414,23 +350,3 @@ def _check_fixed(given: Mapping[str, Any], info: EngineInfo) -> None:
 def _close(dispatcher: Dispatcher, engine: Engine) -> None:
     dispatcher.close()
     engine.close()
-
-
-class _Progress:
-    """A line on standard error that is written over."""
-
-    def __init__(self, num_requests: int) -> None:
-        self._num_requests = num_requests
-        self._num_done = 0
-        self._num_tokens = 0
-        self._began = time.monotonic()
-
-    def add(self, output: RequestOutput) -> None:
-        self._num_done += 1
-        self._num_tokens += sum(len(sequence.token_ids) for sequence in output.outputs)
-        rate = self._num_tokens / max(time.monotonic() - self._began, 1e-9)
-        text = f"{self._num_done}/{self._num_requests} requests, {rate:.1f} output tokens/s"
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        print(file=sys.stderr)

@@ -23,9 +23,10 @@ from enginery.runtime.errors import (
     QueueFullError,
     ShutDownError,
 )
-from enginery.runtime.llm import LLM, Prompt
+from enginery.runtime.llm import LLM
 from enginery.runtime.llm_config import KvCacheConfig, SchedulerConfig
 from enginery.runtime.outputs import RequestOutput
+from enginery.runtime.prompt import Prompt
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
 from tests.support.executors import FormulaExecutor
