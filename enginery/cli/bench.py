@@ -54,7 +54,9 @@ def add_arguments(parser: FlagParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("engine", metavar="ENGINE", help="engine directory")
     load = parser.add_argument_group("load")
-    load.add_argument("--num_prompts", "--num_requests", type=_positive, default=64, metavar="N")
+    load.add_argument(
+        "--num_prompts", "--num_requests", type=_positive, default=64, metavar="N", help="(64)"
+    )
     load.add_argument(
         "--input_len", type=_span, default="128", metavar="N|N-M", help="prompt tokens (128)"
     )
@@ -64,14 +66,22 @@ def add_arguments(parser: FlagParser) -> None:
     load.add_argument(
         "--dataset", type=Path, metavar="FILE", help="prompts from JSON lines: prompt or input_ids"
     )
-    load.add_argument("--shared_prefix_len", type=_count, default=0, metavar="N")
+    load.add_argument(
+        "--shared_prefix_len", type=_count, default=0, metavar="N", help="equal first tokens (0)"
+    )
     load.add_argument(
         "--request_rate", type=_rate, default="inf", metavar="R", help="per second (inf: at once)"
     )
     load.add_argument(
         "--burstiness", type=_rate, default="1", metavar="B", help="1: Poisson; below: bursts"
     )
-    load.add_argument("--concurrency", "--max_concurrency", type=_positive, metavar="N")
+    load.add_argument(
+        "--concurrency",
+        "--max_concurrency",
+        type=_positive,
+        metavar="N",
+        help="requests in flight at most (no bound)",
+    )
     load.add_argument("--warmup", type=_count, default=4, metavar="N", help="requests (4)")
     load.add_argument("--seed", type=_count, default=0)
     load.add_argument(
@@ -88,15 +98,19 @@ def add_arguments(parser: FlagParser) -> None:
         nargs="+",
         choices=sorted(POLICIES),
         default=["GUARANTEED_NO_EVICT"],
-        help="several run the same load; ratios are to the first",
+        metavar="POLICY",
+        help=f"of {', '.join(POLICIES)}; several run the same load, ratios are to the first",
     )
-    runtime.add_argument("--max_batch_size", type=_positive, default=0, metavar="N")
-    runtime.add_argument("--max_num_tokens", type=_positive, default=0, metavar="N")
-    runtime.add_argument("--kv_cache_bytes", type=_positive, default=0, metavar="BYTES")
-    runtime.add_argument("--num_threads", type=_positive, default=0, metavar="N")
+    for name, meaning in (
+        ("max_batch_size", "sequences in a step (the engine's)"),
+        ("max_num_tokens", "packed tokens in a step (the engine's)"),
+        ("kv_cache_bytes", "budget of the KV cache"),
+        ("num_threads", "of the cpu executor (all cores)"),
+        ("chunk_tokens", "longest piece of a prompt in a step"),
+    ):
+        runtime.add_argument(f"--{name}", type=_positive, default=0, metavar="N", help=meaning)
     runtime.add_argument("--isa", choices=("auto", "avx512", "avx2", "portable"))
     runtime.add_argument("--chunked_prefill", choices=("on", "off"), default="on")
-    runtime.add_argument("--chunk_tokens", type=_positive, default=0, metavar="N")
     runtime.add_argument("--block_reuse", choices=("on", "off"), default="on")
     scenario = parser.add_argument_group("chunked prefill scenario")
     scenario.add_argument("--chunked_prefill_scenario", action="store_true")
