@@ -28,7 +28,6 @@ from enginery.builder.engine.directory import (
     check_output,
 )
 from enginery.builder.engine.rank_file import rank_file_name, write_rank_file
-from enginery.builder.memory import PeakMemory
 from enginery.builder.memory_plan import MemoryPlan, plan_memory
 from enginery.builder.models.decoder import build_decoder
 from enginery.builder.network.network import Network
@@ -93,14 +92,12 @@ class BuildSummary:
     Attributes:
         output: the engine directory.
         seconds: wall time.
-        peak_anonymous_bytes: largest resident anonymous memory of the process while it wrote.
         largest_tensor_bytes: sizes in the checkpoint of its two largest tensors.
         file_bytes: size of each rank's file.
     """
 
     output: Path
     seconds: float
-    peak_anonymous_bytes: int
     largest_tensor_bytes: tuple[int, ...]
     file_bytes: tuple[int, ...]
 
@@ -159,7 +156,6 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
     assert request.output is not None
     version = importlib.metadata.version("enginery")
     with (
-        PeakMemory() as memory,
         Checkpoint(request.model) as checkpoint,
         EngineDirectory(request.output, overwrite=request.overwrite) as directory,
         ThreadPoolExecutor(1) as background,
@@ -182,9 +178,7 @@ def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) 
         largest = sorted(checkpoint.tensor_bytes().values(), reverse=True)[:2]
         directory.commit()
     seconds = time.monotonic() - start
-    return BuildSummary(
-        directory.output, seconds, memory.peak_bytes, tuple(largest), tuple(file_bytes)
-    )
+    return BuildSummary(directory.output, seconds, tuple(largest), tuple(file_bytes))
 
 
 def _write_ranks(

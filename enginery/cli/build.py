@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enginery.builder.build import PlannedBuild, build, plan_build
+from enginery.builder.memory import PeakMemory
 from enginery.builder.memory_plan import describe_plan, format_bytes
 from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
@@ -133,35 +134,38 @@ def run(args: argparse.Namespace) -> int:
     as_json = bool(options.pop("json", False))
     is_dry_run = bool(options.pop("dry_run", False))
     notes = legacy_notes(args)
+    # With --json standard output holds the object and nothing else.
+    text = sys.stderr if as_json else sys.stdout
+
     if not is_quiet:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    planned = plan_build(BuildRequest(**options))
-    # With --json standard output holds the object and nothing else.
-    if not is_quiet:
-        print(_describe(planned), file=sys.stderr if as_json else sys.stdout, flush=True)
-    if log_level == "verbose":
-        print(to_text(planned.network), file=sys.stderr)
-    result: dict[str, Any] = {
-        "notes": notes,
-        "options": vars(planned.options),
-        "memory_plan": planned.plan.to_json(),
-    }
+    result: dict[str, Any] = {"notes": notes}
+    with PeakMemory() as memory:
+        planned = plan_build(BuildRequest(**options))
+        if not is_quiet:
+            print(_describe(planned), file=text, flush=True)
+        if log_level == "verbose":
+            print(to_text(planned.network), file=sys.stderr)
+        result |= {"options": vars(planned.options), "memory_plan": planned.plan.to_json()}
+        if not is_dry_run:
+            with Progress(sys.stderr, is_silent=is_quiet) as progress:
+                summary = build(planned, progress.update)
     if not is_dry_run:
-        with Progress(sys.stderr, is_silent=is_quiet) as progress:
-            summary = build(planned, progress.update)
         result["summary"] = {
             "output": str(summary.output),
             "seconds": round(summary.seconds, 3),
-            "peak_anonymous_bytes": summary.peak_anonymous_bytes,
+            "peak_anonymous_bytes": memory.peak_bytes,
             "largest_tensor_bytes": list(summary.largest_tensor_bytes),
             "file_bytes": list(summary.file_bytes),
         }
-        if not is_quiet and not as_json:
+        if not is_quiet:
+            size = format_bytes(sum(summary.file_bytes))
+            peak = format_bytes(memory.peak_bytes)
             print(
-                f"Wrote {summary.output} ({format_bytes(sum(summary.file_bytes))}) in "
-                f"{summary.seconds:.1f} s, peak anonymous memory "
-                f"{format_bytes(summary.peak_anonymous_bytes)}"
+                f"Wrote {summary.output} ({size}) in {summary.seconds:.1f} s, "
+                f"peak anonymous memory {peak}",
+                file=text,
             )
     if as_json:
         print(json.dumps(result, indent=2))

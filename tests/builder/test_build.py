@@ -158,22 +158,18 @@ def test_a_manifest_that_leads_out_of_the_engine(tmp_path: Path, model: Path, na
         verify_files(output, lambda name, size: None)
 
 
-MEASURE = """
+WATCHED = """
 import sys
-from pathlib import Path
-from enginery.builder.build import build, plan_build
-from enginery.builder.options import BuildRequest
-model, output, qformat = sys.argv[1:]
-summary = build(plan_build(BuildRequest(Path(model), Path(output), qformat=qformat)))
+from enginery.cli.build_engine import main
+status = main(sys.argv[1:])
 assert not {"torch", "safetensors", "transformers", "tokenizers"} & set(sys.modules)
-print(summary.peak_anonymous_bytes, sum(summary.largest_tensor_bytes))
+sys.exit(status)
 """
 
 
 @pytest.mark.parametrize("qformat", ["none", "int8_dynamic"])
 def test_peak_memory_and_no_torch(tmp_path: Path, qformat: str) -> None:
-    """420 MB of weights are built in a process that is allowed the two largest and 200 MB."""
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_heads": 8, "num_kv_heads": 8}
+    """420 MB of weights are built in a process that may take the two largest tensors and 200 MB."""
     model = write_tiny_checkpoint(
         tmp_path / "model", "llama", config_overrides={
             "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8,
@@ -181,20 +177,26 @@ def test_peak_memory_and_no_torch(tmp_path: Path, qformat: str) -> None:
         }
     )  # fmt: skip
     shapes = dict(
-        tensor_shapes("llama", **sizes, num_layers=8, head_dim=128, vocab_size=40_000, tie=False)
-    )
+        tensor_shapes(
+            "llama", hidden_size=1024, intermediate_size=4096, num_heads=8, num_kv_heads=8,
+            num_layers=8, head_dim=128, vocab_size=40_000, tie=False,
+        )
+    )  # fmt: skip
     ones = np.broadcast_to(np.uint16(0x3F80), (40_000, 4096))  # bfloat16, no memory of its own
     write_safetensors(
         model / "model.safetensors",
-        {name: ones[: shape[0], : shape[-1]] if len(shape) == 2 else ones[0, : shape[0]]
-         for name, shape in shapes.items()},
+        {
+            name: ones[: shape[0], : shape[-1]] if len(shape) == 2 else ones[0, : shape[0]]
+            for name, shape in shapes.items()
+        },
         dict.fromkeys(shapes, "BF16"),
-    )  # fmt: skip
+    )
     total = (model / "model.safetensors").stat().st_size
+    options = ["--model", model, "--output", tmp_path / "engine", "--qformat", qformat, "--json"]
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, model, tmp_path / "engine", qformat],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    peak, two_largest = map(int, done.stdout.split())
+        [sys.executable, "-c", WATCHED, *options], check=True, capture_output=True, text=True
+    )
+    summary = json.loads(done.stdout)["summary"]
+    two_largest = sum(summary["largest_tensor_bytes"])
     assert two_largest == 2 * 2 * 40_000 * 1024
-    assert 10_000_000 < peak <= two_largest + 200_000_000 < total
+    assert 10_000_000 < summary["peak_anonymous_bytes"] <= two_largest + 200_000_000 < total
