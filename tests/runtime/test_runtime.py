@@ -20,9 +20,10 @@ from enginery.runtime.errors import (
 )
 from enginery.runtime.event import Event
 from enginery.runtime.executor import ExecutorInfo, Limits, StepOutput
-from enginery.runtime.runtime import Runtime, RuntimeOptions, Stats
+from enginery.runtime.runtime import Runtime, RuntimeOptions
 from enginery.runtime.sampling_params import SamplingParams
 from tests.support.executors import FormulaExecutor, next_token
+from tests.support.serving import settled
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 VOCAB_SIZE = 320
@@ -40,17 +41,6 @@ def finish(runtime: Runtime, *request_ids: int) -> dict[int, list[Event]]:
             if event.is_last:
                 waiting.discard(event.request_id)
     return events
-
-
-def settled(runtime: Runtime) -> Stats:
-    """The counters once all requests have left: a last event can be polled a moment before."""
-    deadline = time.monotonic() + 60
-    while True:
-        stats = runtime.stats()
-        if stats.num_running == stats.num_waiting == 0:
-            return stats
-        assert time.monotonic() < deadline, stats
-        time.sleep(0.001)
 
 
 def tokens_of(events: list[Event]) -> list[int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,13 @@ def run_jobs(runtime: Runtime, jobs: Sequence[Job]) -> list[JobResult]:
     return runner.finish()
 
 
-def settled(runtime: Runtime) -> Stats:
+class HasStats(Protocol):
+    """A Runtime or an LLM."""
+
+    def stats(self) -> Stats: ...
+
+
+def settled(runtime: HasStats) -> Stats:
     """The counters once all requests have left: a last event can be polled a moment before."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
