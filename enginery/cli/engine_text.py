@@ -10,6 +10,8 @@ from typing import Any
 
 from enginery.builder.memory_plan import format_bytes
 
+Row = tuple[str, ...]
+
 LAYER = re.compile(r"\blayers?([.=])(\d+)\b")
 
 
@@ -24,6 +26,8 @@ def engine_text(
         shows_all: whether layers alike are shown one by one.
     """
     tensors, steps = description["tensors"], description["steps"]
+    num_bytes = sum(tensor["bytes"] for tensor in tensors)
+    folded = list if shows_all else _folded
     parts = [
         _section("Header", _pairs(description["header"])),
         _section("Attributes", _pairs(description["attributes"])),
@@ -37,10 +41,10 @@ def engine_text(
                 for v in description["values"]
             ),
         ),
-        _section(f"Program ({len(steps)} steps)", _folded(map(_step_line, steps), shows_all)),
+        _section(f"Program ({len(steps)} steps)", _table(folded(map(_step_row, steps)))),
         _section(
-            f"Weights ({len(tensors)} tensors, {format_bytes(sum(t['bytes'] for t in tensors))})",
-            _folded(_table(map(_tensor_row, tensors)), shows_all),
+            f"Weights ({len(tensors)} tensors, {format_bytes(num_bytes)})",
+            _table(folded(map(_tensor_row, tensors))),
         ),
     ]
     return "\n\n".join(parts)
@@ -54,13 +58,14 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
     return _table((name, str(value)) for name, value in values.items())
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Lines with their columns aligned."""
-    cells = list(rows)
-    if not cells:
-        return ["none"]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+def _table(rows: Iterable[Row]) -> list[str]:
+    """Lines with their columns aligned; a row of one cell stands across all columns."""
+    rows = list(rows)
+    columns = zip(*(row for row in rows if len(row) > 1), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(map(str.ljust, row, widths)).rstrip() if len(row) > 1 else row[0] for row in rows
+    ] or ["none"]
 
 
 def _checkpoint(manifest: Mapping[str, Any]) -> list[str]:
@@ -77,7 +82,7 @@ def _memory_plan(manifest: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _section_row(section: Mapping[str, Any]) -> tuple[str, ...]:
+def _section_row(section: Mapping[str, Any]) -> Row:
     return (
         section["name"],
         f"at {section['offset']}",
@@ -87,7 +92,7 @@ def _section_row(section: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _tensor_row(tensor: Mapping[str, Any]) -> tuple[str, ...]:
+def _tensor_row(tensor: Mapping[str, Any]) -> Row:
     shape = ", ".join(map(str, tensor["shape"]))
     return (
         tensor["name"],
@@ -97,7 +102,7 @@ def _tensor_row(tensor: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _step_line(step: Mapping[str, Any]) -> str:
+def _step_row(step: Mapping[str, Any]) -> Row:
     outputs = ", ".join(step["outputs"])
     attributes = dict(step["attributes"])
     operands: list[str] = []
@@ -107,45 +112,47 @@ def _step_line(step: Mapping[str, Any]) -> str:
         operands.append("-" if name is None else name.removeprefix(owner))
     accumulates = attributes.pop("accumulate", 0) == 1 or step["op"] == "add"
     operands += [f"{name}={value}" for name, value in attributes.items()]
-    return f"{outputs} {'+=' if accumulates else '='} {step['op']}({', '.join(operands)})"
+    return (f"{outputs} {'+=' if accumulates else '='} {step['op']}({', '.join(operands)})",)
 
 
-def _folded(lines: Iterable[str], shows_all: bool) -> list[str]:
+def _folded(rows: Iterable[Row]) -> list[Row]:
     """Shows each run of layers that differ in their number alone once."""
-    lines = list(lines)
-    if shows_all:
-        return lines
-    layers: list[tuple[int | None, list[str]]] = []
-    for line in lines:
-        layer = _layer_of(line)
-        # A line that names no layer (an activation, say) belongs to the one before it.
-        if layer is None and layers and layers[-1][0] is not None and _is_inside(line):
-            layer = layers[-1][0]
-        if layers and layers[-1][0] == layer:
-            layers[-1][1].append(line)
+    blocks: list[tuple[int | None, list[Row]]] = []
+    for row in rows:
+        layer = _layer_of(row)
+        # A step that names no layer (an activation, say) belongs to the one before it.
+        if layer is None and blocks and blocks[-1][0] is not None and _is_inside(row):
+            layer = blocks[-1][0]
+        if blocks and blocks[-1][0] == layer:
+            blocks[-1][1].append(row)
         else:
-            layers.append((layer, [line]))
-    folded: list[str] = []
-    for pattern, run in itertools.groupby(layers, key=lambda item: _pattern(item[1])):
-        group = list(run)
-        first, last = group[0][0], group[-1][0]
+            blocks.append((layer, [row]))
+    folded: list[Row] = []
+    for pattern, run in itertools.groupby(blocks, key=lambda block: _pattern(block[1])):
+        alike = list(run)
+        first, last = alike[0][0], alike[-1][0]
         if first is None or first == last:
-            folded += [line for _, block in group for line in block]
+            folded += [row for _, block in alike for row in block]
         else:
-            folded.append(f"for layer N in {first} .. {last}:")
-            folded += [f"  {line}" for line in pattern]
+            folded.append((f"for layer N in {first} .. {last}:",))
+            folded += [(f"  {row[0]}", *row[1:]) for row in pattern]
     return folded
 
 
-def _layer_of(line: str) -> int | None:
-    match = LAYER.search(line)
+def _layer_of(row: Row) -> int | None:
+    match = LAYER.search(row[0])
     return int(match[2]) if match else None
 
 
-def _is_inside(line: str) -> bool:
+def _is_inside(row: Row) -> bool:
     """Whether a step without a layer's name stands within a layer."""
-    return any(f"= {op}(" in line for op in ("silu_mul", "all_reduce", "add"))
+    return any(f"= {op}(" in row[0] for op in ("silu_mul", "all_reduce", "add"))
 
 
-def _pattern(block: list[str]) -> tuple[str, ...]:
-    return tuple(LAYER.sub(lambda m: m[0].replace(m[2], "N"), line) for line in block)
+def _pattern(block: list[Row]) -> tuple[Row, ...]:
+    """The rows with the layer's number taken out."""
+
+    def without_number(match: re.Match[str]) -> str:
+        return match[0].replace(match[2], "N")
+
+    return tuple((LAYER.sub(without_number, row[0]), *row[1:]) for row in block)

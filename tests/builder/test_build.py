@@ -192,7 +192,8 @@ def test_peak_memory_and_no_torch(tmp_path: Path, qformat: str) -> None:
         dict.fromkeys(shapes, "BF16"),
     )
     total = (model / "model.safetensors").stat().st_size
-    options = ["--model", model, "--output", tmp_path / "engine", "--qformat", qformat, "--json"]
+    options = ["--model", str(model), "--output", str(tmp_path / "engine"), "--json"]
+    options += ["--qformat", qformat]
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, *options], check=True, capture_output=True, text=True
     )

@@ -13,7 +13,7 @@ from tests.support.engines import build_tiny
 
 def text_of(tmp_path: Path, *, shows_all: bool, tp_size: int = 1) -> str:
     model = write_tiny_checkpoint(
-        tmp_path / "model", "qwen2", num_layers=4, sliding_window=9,
+        tmp_path / "model", "qwen2", num_layers=12, sliding_window=9,
         config_overrides={"max_window_layers": 2},
     )  # fmt: skip
     output = tmp_path / "engine"
@@ -27,21 +27,21 @@ def test_layers_alike_are_shown_once(tmp_path: Path) -> None:
     program = text[text.index("Program (") : text.index("Weights (")]
     # Two kinds of layers: the upper two have a window.
     assert program.count("for layer N in") == 2
-    assert "for layer N in 0 .. 1:" in program and "for layer N in 2 .. 3:" in program
+    assert "for layer N in 0 .. 1:" in program and "for layer N in 2 .. 11:" in program
     assert program.count("paged_attention(") == 2
     assert program.count("sliding_window=9") == 1
     assert "hidden_states += linear(swiglu, model.layers.N.mlp.down_proj.weight, .scale" in program
     weights = text[text.index("Weights (") :]
-    assert weights.count("for layer N in 0 .. 3:") == 1
+    assert weights.count("for layer N in 0 .. 11:") == 1
 
 
 @pytest.mark.parametrize("tp_size", [1, 2])
 def test_all_shows_every_layer(tmp_path: Path, tp_size: int) -> None:
     text = text_of(tmp_path, shows_all=True, tp_size=tp_size)
     assert "for layer" not in text
-    for layer in range(4):
+    for layer in range(12):
         assert f"model.layers.{layer}.mlp.down_proj.weight.column_sums" in text
-    assert text.count("all_reduce(") == (8 if tp_size == 2 else 0)
+    assert text.count("all_reduce(") == (24 if tp_size == 2 else 0)
 
 
 def test_header_checkpoint_and_plan_are_there(tmp_path: Path) -> None:
