@@ -17,6 +17,8 @@ ENGINERY_INLINE T ReadAs(const std::byte* p) {
   return value;
 }
 
+typedef int32_t Int4 __attribute__((vector_size(16)));
+
 // What the schemes that accumulate in f32 share.
 struct FloatDot {
   static constexpr int kMaxRows = 2;
@@ -50,10 +52,10 @@ struct DotBf16Bf16 : FloatDot {
   using Input = Pair;
   static ENGINERY_INLINE Pair Load(const std::byte* p) {
     Pair pair;
-    ENGINERY_EACH_LANE {
-      const uint32_t bits = ReadAs<uint32_t>(p + 4 * i);
-      pair.even.lane[i] = BitsToFloat(bits << 16);
-      pair.odd.lane[i] = BitsToFloat(bits & 0xFFFF0000u);
+    ENGINERY_EACH_PART {
+      const Uint4 bits = ReadAs<Uint4>(p + 16 * i);
+      pair.even.part[i] = (Float4)(bits << 16);
+      pair.odd.part[i] = (Float4)(bits & 0xFFFF0000u);
     }
     return pair;
   }
@@ -78,7 +80,10 @@ struct DotXI8 : FloatDot {
   static ENGINERY_INLINE Quad Load(const std::byte* p) {
     Quad quad;
     for (int j = 0; j < 4; ++j) {
-      ENGINERY_EACH_LANE quad.k[j].lane[i] = static_cast<float>(static_cast<int8_t>(p[4 * i + j]));
+      ENGINERY_EACH_PART {
+        const Int4 bytes = ReadAs<Int4>(p + 16 * i);
+        quad.k[j].part[i] = __builtin_convertvector((bytes << (24 - 8 * j)) >> 24, Float4);
+      }
     }
     return quad;
   }
@@ -108,35 +113,39 @@ struct DotBf16I8 : DotXI8 {
 struct DotI8I8 {
   static constexpr int kMaxRows = 2, kPanels = 1;
   static constexpr int kGroup = 4, kWeightBytes = 64, kInputBytes = 4;
-  // Unsigned, for sums wrap where the compiler must not care; the corrected result fits i32.
+  // Unsigned, for the uncorrected sums may wrap; the corrected result fits i32.
   struct Sums {
-    uint32_t lane[kLanes];
-  };
-  struct Bytes {
-    uint8_t k[4];
+    Uint4 part[kParts];
   };
   using Accumulator = Sums;
   using Weight = const std::byte*;
-  using Input = Bytes;
+  using Input = const std::byte*;
   static ENGINERY_INLINE Sums Zero() { return {}; }
   static ENGINERY_INLINE const std::byte* Load(const std::byte* p) { return p; }
-  static ENGINERY_INLINE Bytes Broadcast(const std::byte* p) { return ReadAs<Bytes>(p); }
-  static ENGINERY_INLINE void Accumulate(Sums& sums, const std::byte* w, const Bytes& x) {
-    ENGINERY_EACH_LANE {
-      int32_t sum = 0;
-      for (int j = 0; j < 4; ++j) sum += int32_t{static_cast<int8_t>(w[4 * i + j])} * x.k[j];
-      sums.lane[i] += static_cast<uint32_t>(sum);
+  static ENGINERY_INLINE const std::byte* Broadcast(const std::byte* p) { return p; }
+  static ENGINERY_INLINE void Accumulate(Sums& sums, const std::byte* w, const std::byte* x) {
+    for (int j = 0; j < 4; ++j) {
+      const int32_t input = static_cast<uint8_t>(x[j]);
+      ENGINERY_EACH_PART {
+        const Int4 bytes = ReadAs<Int4>(w + 16 * i);
+        sums.part[i] += (Uint4)(((bytes << (24 - 8 * j)) >> 24) * input);
+      }
     }
   }
   static ENGINERY_INLINE F32 Result(const Sums& sums, const LinearArgs& args, int64_t row,
                                     int64_t channel) {
-    F32 result = Set1(0.0f);
-    for (int64_t i = 0; i < kLanes && channel + i < args.n; ++i) {
-      const uint32_t shift = static_cast<uint32_t>(args.column_sums[channel + i]) *
-                             static_cast<uint32_t>(kActivationZeroPoint);
-      result.lane[i] = static_cast<float>(static_cast<int32_t>(sums.lane[i] - shift));
+    const int64_t left = args.n - channel;
+    uint32_t shifts[kLanes] = {};
+    for (int64_t i = 0; i < kLanes && i < left; ++i) {
+      shifts[i] = static_cast<uint32_t>(args.column_sums[channel + i]) *
+                  static_cast<uint32_t>(kActivationZeroPoint);
     }
-    return Mul(result, Set1(args.x_scale[row]));
+    F32 exact;
+    ENGINERY_EACH_PART {
+      const Uint4 shift = ReadAs<Uint4>(reinterpret_cast<const std::byte*>(shifts + 4 * i));
+      exact.part[i] = __builtin_convertvector((Int4)(sums.part[i] - shift), Float4);
+    }
+    return Mul(exact, Set1(args.x_scale[row]));
   }
 };
 

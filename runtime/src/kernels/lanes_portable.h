@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sixteen lanes in plain C++, for the compiler to vectorise with what the baseline has. Also the
+// Sixteen lanes in vectors of four that the compiler maps to whatever the baseline has. Also the
 // reference for what lanes_avx2.h and lanes_avx512.h must offer: the same names, each in an
 // anonymous namespace, so that no code compiled for one instruction set can be linked into another
 // file (that is also why these files use no templates of std). Multiply and add stay apart here: a
@@ -17,12 +17,17 @@ namespace enginery {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kParts = 4;
+
+// Vectors of GCC and Clang; they exist on every architecture.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef uint32_t Uint4 __attribute__((vector_size(16)));
 
 struct F32 {
-  float lane[kLanes];
+  Float4 part[kParts];
 };
 
-#define ENGINERY_EACH_LANE for (int i = 0; i < kLanes; ++i)
+#define ENGINERY_EACH_PART for (int i = 0; i < kParts; ++i)
 
 ENGINERY_INLINE float BitsToFloat(uint32_t bits) {
   float value;
@@ -36,93 +41,92 @@ ENGINERY_INLINE uint32_t FloatToBits(float value) {
 }
 
 ENGINERY_INLINE F32 Set1(float value) {
-  F32 r;
-  ENGINERY_EACH_LANE r.lane[i] = value;
-  return r;
+  const Float4 v = {value, value, value, value};
+  return {{v, v, v, v}};
 }
 ENGINERY_INLINE F32 Load(const float* p) {
   F32 r;
-  __builtin_memcpy(r.lane, p, sizeof r.lane);
+  __builtin_memcpy(&r, p, sizeof r);
   return r;
 }
 // The first n lanes from memory, the others zero.
 ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
+  if (n == kLanes) return Load(p);
   F32 r = Set1(0.0f);
-  for (int64_t i = 0; i < n; ++i) r.lane[i] = p[i];
+  __builtin_memcpy(&r, p, static_cast<size_t>(n) * sizeof(float));
   return r;
 }
 ENGINERY_INLINE F32 LoadBf16(const uint16_t* p) {
-  F32 r;
-  ENGINERY_EACH_LANE r.lane[i] = BitsToFloat(uint32_t{p[i]} << 16);
-  return r;
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = BitsToFloat(uint32_t{p[i]} << 16);
+  return Load(lanes);
 }
-ENGINERY_INLINE void Store(float* p, F32 a) { __builtin_memcpy(p, a.lane, sizeof a.lane); }
-ENGINERY_INLINE void StoreFirst(float* p, int64_t n, F32 a) {
-  for (int64_t i = 0; i < n; ++i) p[i] = a.lane[i];
+ENGINERY_INLINE void Store(float* p, const F32& a) { __builtin_memcpy(p, &a, sizeof a); }
+ENGINERY_INLINE void StoreFirst(float* p, int64_t n, const F32& a) {
+  if (n == kLanes) return Store(p, a);
+  __builtin_memcpy(p, &a, static_cast<size_t>(n) * sizeof(float));
 }
 
-ENGINERY_INLINE F32 Add(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] += b.lane[i];
+ENGINERY_INLINE F32 Add(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] += b.part[i];
   return a;
 }
-ENGINERY_INLINE F32 Sub(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] -= b.lane[i];
+ENGINERY_INLINE F32 Sub(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] -= b.part[i];
   return a;
 }
-ENGINERY_INLINE F32 Mul(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] *= b.lane[i];
+ENGINERY_INLINE F32 Mul(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] *= b.part[i];
   return a;
 }
-ENGINERY_INLINE F32 Div(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] /= b.lane[i];
+ENGINERY_INLINE F32 Div(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] /= b.part[i];
   return a;
 }
 // a * b + c, fused where the instruction set can.
-ENGINERY_INLINE F32 MulAdd(F32 a, F32 b, F32 c) { return Add(Mul(a, b), c); }
-ENGINERY_INLINE F32 Max(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+ENGINERY_INLINE F32 MulAdd(const F32& a, const F32& b, const F32& c) { return Add(Mul(a, b), c); }
+ENGINERY_INLINE F32 Max(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
   return a;
 }
-ENGINERY_INLINE F32 Min(F32 a, F32 b) {
-  ENGINERY_EACH_LANE a.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+ENGINERY_INLINE F32 Min(F32 a, const F32& b) {
+  ENGINERY_EACH_PART a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
   return a;
 }
 ENGINERY_INLINE F32 Abs(F32 a) {
-  ENGINERY_EACH_LANE a.lane[i] = BitsToFloat(FloatToBits(a.lane[i]) & 0x7FFFFFFFu);
+  ENGINERY_EACH_PART a.part[i] = (Float4)((Uint4)a.part[i] & 0x7FFFFFFFu);
   return a;
 }
 // value where x >= bound, else zero.
-ENGINERY_INLINE F32 ZeroBelow(F32 x, float bound, F32 value) {
-  ENGINERY_EACH_LANE value.lane[i] = x.lane[i] >= bound ? value.lane[i] : 0.0f;
+ENGINERY_INLINE F32 ZeroBelow(const F32& x, float bound, F32 value) {
+  ENGINERY_EACH_PART value.part[i] = (Float4)((Uint4)value.part[i] & (Uint4)(x.part[i] >= bound));
   return value;
 }
 // a * 2^n, where the low bits of `biased` hold n: the caller added 1.5 * 2^23 to round to it.
-ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, F32 biased) {
-  ENGINERY_EACH_LANE a.lane[i] =
-      BitsToFloat(FloatToBits(a.lane[i]) + (FloatToBits(biased.lane[i]) << 23));
+ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, const F32& biased) {
+  ENGINERY_EACH_PART a.part[i] = (Float4)((Uint4)a.part[i] + ((Uint4)biased.part[i] << 23));
   return a;
 }
 
 // Halves are added until one lane is left: the same tree in every instruction set.
-ENGINERY_INLINE float ReduceAdd(F32 a) {
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) a.lane[i] += a.lane[i + width];
-  }
-  return a.lane[0];
+ENGINERY_INLINE float ReduceAdd(const F32& a) {
+  const Float4 four = (a.part[0] + a.part[2]) + (a.part[1] + a.part[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
-ENGINERY_INLINE float ReduceMax(F32 a) {
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      a.lane[i] = a.lane[i] > a.lane[i + width] ? a.lane[i] : a.lane[i + width];
-    }
-  }
-  return a.lane[0];
+ENGINERY_INLINE float ReduceMax(const F32& a) {
+  float lanes[kLanes];
+  Store(lanes, a);
+  float largest = lanes[0];
+  for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  return largest;
 }
 
 // Rounds the first n lanes to bf16, nearest even; NaN stays NaN.
-ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
+ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, const F32& a) {
+  float lanes[kLanes];
+  Store(lanes, a);
   for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bits = FloatToBits(a.lane[i]);
+    const uint32_t bits = FloatToBits(lanes[i]);
     const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
     p[i] = static_cast<uint16_t>(
         (is_nan ? bits | 0x400000u : bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
@@ -130,11 +134,13 @@ ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
 }
 // clamp(rint(a), -127, 127) + 128 of the first n lanes. |a| must be below 2^22 (NaN gives some
 // byte).
-ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
+ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, const F32& a) {
+  float lanes[kLanes];
+  Store(lanes, a);
   constexpr float kRound =
       12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   for (int64_t i = 0; i < n; ++i) {
-    int32_t q = static_cast<int32_t>(FloatToBits(a.lane[i] + kRound) - FloatToBits(kRound));
+    int32_t q = static_cast<int32_t>(FloatToBits(lanes[i] + kRound) - FloatToBits(kRound));
     q = q < -127 ? -127 : q > 127 ? 127 : q;
     p[i] = static_cast<uint8_t>(q + 128);
   }
