@@ -269,7 +269,8 @@ typedef struct enginery_runtime_options {
 /* Fills defaults. `abi_size` is sizeof(enginery_runtime_options) as the caller knows it. */
 ENGINERY_API void enginery_runtime_options_init(enginery_runtime_options* options, uint64_t abi_size);
 
-/* Starts the step thread. *runtime is set only on success. */
+/* Starts the step thread. *runtime is set only on success. On success an executor given in the options belongs to the
+ * runtime, which calls its destroy; on failure it stays the caller's. */
 ENGINERY_API enginery_status enginery_runtime_create(enginery_engine* engine, const enginery_runtime_options* options,
                                                      enginery_runtime** runtime);
 /* Stops taking requests. drain = 1: waits until all are finished, at most timeout_ms (-1: no limit; ENGINERY_OK or, when time ran
