@@ -106,6 +106,10 @@ TEST(a_refused_rank_is_named_with_the_fix) {
   CheckOpenFails(dir.path(), ENGINERY_BAD_MAGIC, "open a directory that build-engine wrote");
 }
 
+TEST(an_engine_has_ranks) {
+  CHECK_THROWS_WITH(Engine::FromFiles({}), Error, "at least one rank file");
+}
+
 TEST(an_engine_outlives_its_files) {
   std::shared_ptr<const Engine> engine;
   {
