@@ -13,6 +13,7 @@ import functools
 import json
 import logging
 import os
+import select
 import threading
 from typing import Any
 
@@ -51,6 +52,7 @@ class TritonPythonModel:
         import triton_python_backend_utils as pb_utils
 
         self._pb_utils = pb_utils
+        _end_with_server()
         config = json.loads(args["model_config"])
         options = ModelOptions.from_parameters(
             {key: value["string_value"] for key, value in config["parameters"].items()}
@@ -144,3 +146,19 @@ class TritonPythonModel:
     def _cancel(self, request_id: int) -> None:
         with contextlib.suppress(ShutDownError):  # then everything is being cancelled
             self._runtime.cancel(request_id)
+
+
+def _end_with_server() -> None:
+    """Starts a thread that ends this process when tritonserver, its parent, was killed.
+
+    The Python backend's own check waits for locks that the dead server may hold.
+    """
+    server = os.pidfd_open(os.getppid())
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(server, select.POLLIN)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="server-watch", daemon=True).start()

@@ -35,7 +35,7 @@ _LOG_LINES = 400
 # What tritonserver may take to end when nothing is in flight any more; it waits for clients to
 # close connections, even those on which nothing happens.
 _EXIT_S = 6
-# What it gives requests in flight when it is not `stop` that ends it.
+# Longer than that, so that it does not give up with an error of its own first.
 _OWN_EXIT_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1
 
@@ -66,7 +66,7 @@ class TritonServer:
 
     Use as a context manager, or call `start` and `stop`. Nothing of it outlives `stop`: process,
     stub, shared memory, temporary folder. When the process that started it is killed, the server
-    ends by itself.
+    is killed with it, and the next start removes what it left.
 
     Args:
         repository: what to serve.
@@ -300,5 +300,8 @@ def _children(pid: int) -> list[int]:
 
 
 def _end_with_parent() -> None:
-    """In the child, before exec: SIGTERM when whoever started it dies, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """In the child, before exec: SIGKILL when whoever started it dies, however that happens.
+
+    SIGTERM would not do: tritonserver can wait for its clients for ever.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -9,8 +9,6 @@ import json
 import queue
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -198,19 +196,6 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.02)
-
-
-def start_serve(engine: Path, *options: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
-    """Starts the command `enginery serve` on free ports; returns it and its ready line."""
-    ports = [f"--{name}_port=0" for name in ("http", "grpc", "metrics")]
-    command = [sys.executable, "-m", "enginery.cli.main", "serve", str(engine), *ports, *options]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdout is not None and process.stderr is not None
-    line = process.stdout.readline()
-    assert line, process.stderr.read()
-    return process, json.loads(line)
 
 
 def _post(
