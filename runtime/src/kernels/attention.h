@@ -83,6 +83,7 @@ ENGINERY_INLINE void ScoreTile(const AttentionRows& rows, int64_t row, int64_t t
   }
 }
 
+// num_rows (1 .. kRows) rows against the whole tile.
 template <class Kv, int kRows>
 void ScoreRows(const AttentionRows& rows, int64_t row, int64_t num_rows, int64_t head_dim,
                float scale, const typename Kv::Element* k) {
@@ -119,11 +120,17 @@ void SoftmaxRow(const AttentionRows& rows, int64_t row, int64_t begin, int64_t e
     Store(scores + t, p);
     sum = Add(sum, p);
   }
-  alignas(64) float correction[kLanes];
-  Store(correction, Exp(Set1(old_max - new_max)));
+  // e^0 is exactly 1 here and e^-inf exactly 0, so leaving them out changes nothing; most tiles
+  // raise no maximum.
+  float correction = old_max == new_max ? 1.0f : 0.0f;
+  if (old_max != new_max && old_max > -__builtin_inff()) {
+    float lanes[kLanes];
+    Store(lanes, Exp(Set1(old_max - new_max)));
+    correction = lanes[0];
+  }
   rows.max[row] = new_max;
-  rows.correction[row] = correction[0];
-  rows.denominator[row] = rows.denominator[row] * correction[0] + ReduceAdd(sum);
+  rows.correction[row] = correction;
+  rows.denominator[row] = rows.denominator[row] * correction + ReduceAdd(sum);
 }
 
 // sums = sums * correction + probabilities * V over the tokens [begin, end), kVectors * 16
@@ -162,15 +169,32 @@ ENGINERY_INLINE void ValueTile(const AttentionRows& rows, int64_t row, int64_t b
   }
 }
 
+// num_rows (1 .. kRows) rows over the tokens [begin, end), which all of them see.
 template <class Kv, int kRows>
-void ValueRows(const AttentionRows& rows, int64_t row, int64_t begin, int64_t end,
+void ValueRows(const AttentionRows& rows, int64_t row, int64_t num_rows, int64_t begin, int64_t end,
                const typename Kv::Element* v) {
+  if constexpr (kRows > 1) {
+    if (num_rows < kRows) return ValueRows<Kv, kRows - 1>(rows, row, num_rows, begin, end, v);
+  }
   int64_t dim = 0;
   for (; dim + kValueVectors * kLanes <= rows.padded_dim; dim += kValueVectors * kLanes) {
     ValueTile<Kv, kRows, kValueVectors>(rows, row, begin, end, dim, v);
   }
   for (; dim < rows.padded_dim; dim += kLanes) {
     ValueTile<Kv, kRows, 1>(rows, row, begin, end, dim, v);
+  }
+}
+
+// Calls body(row, num_rows) for the rows [begin, end) in tiles of at most max_rows, as even as they
+// can be.
+template <class Body>
+ENGINERY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t max_rows, Body body) {
+  const int64_t num_tiles = (end - begin + max_rows - 1) / max_rows;
+  int64_t row = begin;
+  for (int64_t t = 1; t <= num_tiles; ++t) {
+    const int64_t next = begin + (end - begin) * t / num_tiles;
+    body(row, next - row);
+    row = next;
   }
 }
 
@@ -199,9 +223,9 @@ void Attention(const AttentionArgs& args) {
         Smaller(args.num_queries, tile_begin + tile - 1 + window - args.first_position);
     const int64_t row_begin = first_query * args.group_size;
     const int64_t row_end = end_query * args.group_size;
-    for (int64_t r = row_begin; r < row_end; r += kScoreRows) {
-      ScoreRows<Kv, kScoreRows>(rows, r, row_end - r, args.head_dim, args.scale, k);
-    }
+    ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
+      ScoreRows<Kv, kScoreRows>(rows, row, count, args.head_dim, args.scale, k);
+    });
     const auto begin_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
       const int64_t position = args.first_position + row / args.group_size;
       return Larger(0, position - window + 1 - tile_begin);
@@ -216,14 +240,12 @@ void Attention(const AttentionArgs& args) {
     for (int64_t r = row_begin; r < row_end;) {
       const int64_t begin = begin_of(r);
       const int64_t end = end_of(r);
-      const int64_t last = r + kValueRows - 1;
-      if (last < row_end && begin_of(last) == begin && end_of(last) == end) {
-        ValueRows<Kv, kValueRows>(rows, r, begin, end, v);
-        r += kValueRows;
-      } else {
-        ValueRows<Kv, 1>(rows, r, begin, end, v);
-        r += 1;
-      }
+      int64_t last = r + 1;
+      while (last < row_end && begin_of(last) == begin && end_of(last) == end) ++last;
+      ForEachTile(r, last, kValueRows, [&](int64_t row, int64_t count) {
+        ValueRows<Kv, kValueRows>(rows, row, count, begin, end, v);
+      });
+      r = last;
     }
   }
   for (int64_t r = 0; r < num_rows; ++r) {

@@ -6,8 +6,8 @@ namespace enginery {
 namespace {
 
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
-constexpr int kScoreRows = 6, kScoreVectors = 2;
-constexpr int kValueRows = 4, kValueVectors = 4;
+constexpr int kScoreRows = 8, kScoreVectors = 2;
+constexpr int kValueRows = 6, kValueVectors = 4;
 
 }  // namespace
 }  // namespace enginery
