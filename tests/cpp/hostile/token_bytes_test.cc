@@ -66,7 +66,10 @@ TEST(token_bytes_of_a_wrong_size_are_refused) {
     AlignedBytes file = TinyEngine().Build();
     Put<uint64_t>(file, FileMap::SectionEntry(1) + 56, bytes);
     Rehash(file);
-    CheckRefused(std::to_string(bytes), file, ENGINERY_INVALID_TOKEN_BYTES, "token_bytes");
+    const std::string size = std::to_string(bytes);
+    CheckRefused(size, file, ENGINERY_INVALID_TOKEN_BYTES,
+                 bytes < 16 ? "size is " + size + "; accepted: at least 16"
+                            : "the section has " + size + " bytes");
   }
 }
 
