@@ -31,6 +31,7 @@ def _bind(address: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((address, port))
+        bound.listen()  # else the same port could be bound once more
     except (OSError, OverflowError) as error:
         bound.close()
         reason = error.strerror if isinstance(error, OSError) else "is not 0 .. 65535"
