@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Passes over a logits row of a large vocabulary, written in lanes so that the baseline instruction
-// set vectorises them, with results that do not depend on whether it does.
+// Passes over a logits row of a large vocabulary, in lanes of the baseline instruction set: the
+// same results on every machine.
 #ifndef ENGINERY_SRC_SAMPLE_LOGIT_SCAN_H_
 #define ENGINERY_SRC_SAMPLE_LOGIT_SCAN_H_
 

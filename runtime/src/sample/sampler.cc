@@ -2,6 +2,7 @@
 #include "sample/sampler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 
@@ -44,14 +45,13 @@ int32_t Sampler::Draw(const SamplingParams& params, std::span<const float> logit
   } else {
     total = ComputeWeights(logits, max, params.temperature, weights_.data(), chunk_sums_.data());
     if (params.top_p == 1.0f && params.min_p == 0.0f) return DrawFromAll(logits, total, u);
-    // Tokens of at most this weight have together at most the share 1 - top_p, so top_p keeps none
-    // of them: few are left to be ranked.
+    // Tokens of at most the threshold's weight have together at most the share 1 - top_p, so top_p
+    // keeps none of them: few are left to be ranked. Rounded down, it only leaves a few more.
     const double threshold =
         (1.0 - static_cast<double>(params.top_p)) * total / static_cast<double>(logits.size());
+    const float least = std::max(params.min_p, std::nextafter(static_cast<float>(threshold), 0.0f));
     for (size_t i = 0; i < logits.size(); ++i) {
-      if (static_cast<double>(weights_[i]) > threshold) {
-        candidates_.push_back({weights_[i], static_cast<int32_t>(i)});
-      }
+      if (weights_[i] >= least) candidates_.push_back({weights_[i], static_cast<int32_t>(i)});
     }
   }
   if (params.top_p < 1.0f) KeepTopP(static_cast<double>(params.top_p), total);
