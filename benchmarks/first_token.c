@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Time from opening an engine to its first token through the C interface, as a process that starts from nothing sees it.
+ * Time from opening an engine to its first token through the C interface, as a process that starts
+ * from nothing sees it.
  *
  *   first_token ENGINE [NUM_PROMPT_TOKENS=16] [NUM_THREADS=0]
  *
- * Prints one JSON object; times in milliseconds. Run it twice and take the second: the first fills the page cache.
+ * Prints one JSON object; times in milliseconds. Run it twice and take the second: the first fills
+ * the page cache.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,10 +81,12 @@ int main(int argc, char** argv) {
     }
     enginery_events_free(events);
   }
-  printf("{\"num_prompt_tokens\": %d, \"open_ms\": %.3f, \"create_ms\": %.3f, \"first_token_ms\": %.3f, "
-         "\"total_ms\": %.3f, \"executor\": \"%s\", \"peak_rss_kb\": %.0f, \"rss_anon_kb\": %.0f}\n",
-         num_tokens, opened - start, created - opened, first - created, first - start,
-         enginery_runtime_executor_name(runtime), kilobytes_of("VmHWM"), kilobytes_of("RssAnon"));
+  printf(
+      "{\"num_prompt_tokens\": %d, \"open_ms\": %.3f, \"create_ms\": %.3f, \"first_token_ms\": "
+      "%.3f, "
+      "\"total_ms\": %.3f, \"executor\": \"%s\", \"peak_rss_kb\": %.0f, \"rss_anon_kb\": %.0f}\n",
+      num_tokens, opened - start, created - opened, first - created, first - start,
+      enginery_runtime_executor_name(runtime), kilobytes_of("VmHWM"), kilobytes_of("RssAnon"));
   enginery_runtime_destroy(runtime);
   enginery_engine_close(engine);
   return 0;

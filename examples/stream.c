@@ -52,9 +52,8 @@ static int run(enginery_engine* engine, const enginery_request* request) {
     return fail("runtime_create");
   }
   uint64_t id = 0;
-  const int result = enginery_runtime_submit(runtime, request, &id) == ENGINERY_OK
-                         ? stream(runtime)
-                         : fail("submit");
+  const int result = enginery_runtime_submit(runtime, request, &id) == ENGINERY_OK ? stream(runtime)
+                                                                                   : fail("submit");
   enginery_runtime_destroy(runtime);
   return result;
 }

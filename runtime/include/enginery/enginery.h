@@ -3,15 +3,17 @@
  * The C interface of Enginery's runtime. This header is its manual.
  *
  *   enginery_engine    an engine directory, opened, checked and memory-mapped; read-only
- *   enginery_runtime   the serving loop over one engine: scheduler, KV block manager, executor, sampler
+ *   enginery_runtime   the serving loop over one engine: scheduler, KV blocks, executor, sampler
  *   enginery_events    what happened to requests since the last poll: tokens, text, ends
  *
  *     enginery_engine* engine = NULL;
  *     enginery_runtime* runtime = NULL;
  *     enginery_runtime_options options;
  *     enginery_runtime_options_init(&options, sizeof options);
- *     if (enginery_engine_open("engines/demo", &engine) != ENGINERY_OK) fail(enginery_last_error());
- *     if (enginery_runtime_create(engine, &options, &runtime) != ENGINERY_OK) fail(enginery_last_error());
+ *     if (enginery_engine_open("engines/demo", &engine) != ENGINERY_OK ||
+ *         enginery_runtime_create(engine, &options, &runtime) != ENGINERY_OK) {
+ *       fail(enginery_last_error());
+ *     }
  *     enginery_request request;
  *     enginery_request_init(&request, sizeof request);
  *     request.prompt_token_ids = ids; request.num_prompt_tokens = n; request.max_tokens = 64;
@@ -30,19 +32,23 @@
  *
  * Conventions
  *   - Every function that can fail returns an enginery_status; the message for a person is in
- *     enginery_last_error(), per thread, until that thread's next failing call. It names the field, the value, what is
- *     accepted and the fix.
- *   - Structs that cross the boundary begin with `abi_size`: set by the *_init function (or by the filler) to sizeof of
- *     the struct as the caller knows it. Members are only ever appended; the library reads what the caller has.
- *   - Sizes are bytes, times are nanoseconds of CLOCK_MONOTONIC unless the name says otherwise. No bools, no enums in structs: sized ints.
- *   - Pointers passed in are read during the call and never kept, except where stated. Pointers handed out live as long as the object
- *     that handed them out, as stated.
- *   - Threads: everything may be called from any thread. Functions on one enginery_runtime may be called concurrently,
- *     except enginery_runtime_destroy, which must come last. No function blocks on the model, except
- *     enginery_runtime_poll (up to its timeout), _shutdown and _destroy.
- *   - The library never exits or aborts the process because of a file or a request, installs no signal handlers and writes
- *     nothing to stdout or stderr.
- *   - Environment: ENGINERY_ISA (auto, avx512, avx2, portable) when runtime options leave `isa` NULL.
+ *     enginery_last_error(), per thread, until that thread's next failing call. It names the
+ *     field, the value, what is accepted and the fix.
+ *   - Structs that cross the boundary begin with `abi_size`: set by the *_init function (or by
+ *     the filler) to sizeof of the struct as the caller knows it. Members are only ever appended;
+ *     the library reads what the caller has.
+ *   - Sizes are bytes, times are nanoseconds of CLOCK_MONOTONIC unless the name says otherwise.
+ *     No bools, no enums in structs: sized ints.
+ *   - Pointers passed in are read during the call and never kept, except where stated. Pointers
+ *     handed out live as long as the object that handed them out, as stated.
+ *   - Threads: everything may be called from any thread. Functions on one enginery_runtime may be
+ *     called concurrently, except enginery_runtime_destroy, which must come last. No function
+ *     blocks on the model, except enginery_runtime_poll (up to its timeout), _shutdown and
+ *     _destroy.
+ *   - The library never exits or aborts the process because of a file or a request, installs no
+ *     signal handlers and writes nothing to stdout or stderr.
+ *   - Environment: ENGINERY_ISA (auto, avx512, avx2, portable) when runtime options leave `isa`
+ *     NULL.
  */
 #ifndef ENGINERY_ENGINERY_H_
 #define ENGINERY_ENGINERY_H_
@@ -67,15 +73,16 @@ ENGINERY_API uint32_t enginery_abi_version(void);
 /* Version of the library, e.g. "0.1.0". Static storage. */
 ENGINERY_API const char* enginery_version(void);
 
-/* ---- Status ------------------------------------------------------------------------------------------------------ */
+/* ---- Status ---------------------------------------------------------------------------------- */
 
 typedef int32_t enginery_status;
 enum {
   ENGINERY_OK = 0,
-  ENGINERY_INVALID_ARGUMENT = 1,   /* a field of a request, an option or a call is out of range */
-  ENGINERY_NOT_FOUND = 2,          /* file, request id or section that is not there */
+  ENGINERY_INVALID_ARGUMENT = 1, /* a field of a request, an option or a call is out of range */
+  ENGINERY_NOT_FOUND = 2,        /* file, request id or section that is not there */
   ENGINERY_IO_ERROR = 3,
-  ENGINERY_BAD_MAGIC = 10,         /* engine files, see docs/engine-format.md; each error has its own code */
+  /* engine files, see docs/engine-format.md; each error has its own code */
+  ENGINERY_BAD_MAGIC = 10,
   ENGINERY_UNSUPPORTED_VERSION = 11,
   ENGINERY_TRUNCATED = 12,
   ENGINERY_INVALID_HEADER = 13,
@@ -85,33 +92,38 @@ enum {
   ENGINERY_INVALID_PROGRAM = 17,
   ENGINERY_INVALID_TENSOR = 18,
   ENGINERY_INVALID_TOKEN_BYTES = 19,
-  ENGINERY_WRONG_TARGET = 20,      /* the engine is for another target or SKU than this machine and executor */
-  ENGINERY_UNSUPPORTED_OP = 21,    /* op, version, dtype or layout that the executor does not have */
-  ENGINERY_RANK_MISMATCH = 22,     /* rank files of one engine that do not belong together */
-  ENGINERY_QUEUE_FULL = 30,        /* max_queue_size requests wait already; try again later */
-  ENGINERY_SHUT_DOWN = 31,         /* the runtime no longer takes requests */
+  /* the engine is for another target or SKU than this machine and executor */
+  ENGINERY_WRONG_TARGET = 20,
+  /* op, version, dtype or layout that the executor does not have */
+  ENGINERY_UNSUPPORTED_OP = 21,
+  ENGINERY_RANK_MISMATCH = 22, /* rank files of one engine that do not belong together */
+  ENGINERY_QUEUE_FULL = 30,    /* max_queue_size requests wait already; try again later */
+  ENGINERY_SHUT_DOWN = 31,     /* the runtime no longer takes requests */
   ENGINERY_OUT_OF_MEMORY = 32,
   ENGINERY_EXECUTOR_FAILED = 33,
   ENGINERY_INTERNAL = 99
 };
 
-/* Message of the calling thread's last failure; "" when there was none. Valid until that thread's next failing call. */
+/* Message of the calling thread's last failure; "" when there was none. Valid until that
+ * thread's next failing call. */
 ENGINERY_API const char* enginery_last_error(void);
-/* The name as in this header without the prefix, e.g. "QUEUE_FULL". Static storage; "UNKNOWN" for other values. */
+/* The name as in this header without the prefix, e.g. "QUEUE_FULL". Static storage; "UNKNOWN"
+ * for other values. */
 ENGINERY_API const char* enginery_status_name(enginery_status status);
 
-/* ---- Engine ------------------------------------------------------------------------------------------------------ */
+/* ---- Engine ---------------------------------------------------------------------------------- */
 
 typedef struct enginery_engine enginery_engine;
 
-/* Opens an engine directory (all its rank files) or one rank file: maps, checks header, section table, program and token
- * bytes. Costs milliseconds whatever the weights' size. *engine is set only on success. */
+/* Opens an engine directory (all its rank files) or one rank file: maps, checks header, section
+ * table, program and token bytes. Costs milliseconds whatever the weights' size. *engine is set
+ * only on success. */
 ENGINERY_API enginery_status enginery_engine_open(const char* path, enginery_engine** engine);
 /* NULL is fine. Runtimes created from it must be destroyed before. */
 ENGINERY_API void enginery_engine_close(enginery_engine* engine);
 
 typedef struct enginery_engine_info {
-  uint64_t abi_size; /* set by the caller */
+  uint64_t abi_size;  /* set by the caller */
   const char* target; /* strings live as long as the engine */
   const char* sku;
   const char* variant;
@@ -138,33 +150,43 @@ typedef struct enginery_engine_info {
   uint64_t weight_bytes;       /* of all ranks */
   uint64_t kv_bytes_per_token; /* of all ranks */
 } enginery_engine_info;
-ENGINERY_API enginery_status enginery_engine_get_info(const enginery_engine* engine, enginery_engine_info* info);
+ENGINERY_API enginery_status enginery_engine_get_info(const enginery_engine* engine,
+                                                      enginery_engine_info* info);
 
-/* Header, section table and program of one rank as JSON (UTF-8). The caller frees *json with enginery_string_free:
- *   {"header": {field: value}, "sections": [{"name","offset","bytes","alignment","flags","sha256"}],
+/* Header, section table and program of one rank as JSON (UTF-8). The caller frees *json with
+ * enginery_string_free:
+ *   {"header": {field: value},
+ *    "sections": [{"name","offset","bytes","alignment","flags","sha256"}],
  *    "attributes": {name: value},
  *    "tensors": [{"name","dtype","layout","shape","section" (its name),"offset","bytes"}],
  *    "values": [{"name","dtype","rows","columns"}],
- *    "steps": [{"op","version","inputs": [name or null],"outputs": [name],"attributes": {name: value}}]} */
-ENGINERY_API enginery_status enginery_engine_describe_json(const enginery_engine* engine, int64_t rank, char** json);
+ *    "steps": [{"op","version","inputs": [name or null],"outputs": [name],
+ *               "attributes": {name: value}}]} */
+ENGINERY_API enginery_status enginery_engine_describe_json(const enginery_engine* engine,
+                                                           int64_t rank, char** json);
 ENGINERY_API void enginery_string_free(char* string);
 /* Bytes of a section of a rank, as mapped. ENGINERY_NOT_FOUND when there is none of that name. */
-ENGINERY_API enginery_status enginery_engine_section(const enginery_engine* engine, int64_t rank, const char* name,
-                                                     const void** data, uint64_t* bytes);
-/* Hashes every section of every rank against the table. `progress` (may be NULL) is called on this thread as bytes are done. */
+ENGINERY_API enginery_status enginery_engine_section(const enginery_engine* engine, int64_t rank,
+                                                     const char* name, const void** data,
+                                                     uint64_t* bytes);
+/* Hashes every section of every rank against the table. `progress` (may be NULL) is called on
+ * this thread as bytes are done. */
 ENGINERY_API enginery_status enginery_engine_verify(const enginery_engine* engine,
-                                                    void (*progress)(void* user, uint64_t done, uint64_t total), void* user);
+                                                    void (*progress)(void* user, uint64_t done,
+                                                                     uint64_t total),
+                                                    void* user);
 
-/* ---- Executor ---------------------------------------------------------------------------------------------------- *
- * What runs one step of the model. The cpu executor is built in; others fill this struct (docs/architecture.md). All calls
- * come from the runtime's step thread, never two at a time. Each returns an enginery_status; after a failure
- * last_error() is asked for the reason, the requests of that step fail with it, and the next step is tried with others. */
+/* ---- Executor --------------------------------------------------------------------------------- *
+ * What runs one step of the model. The cpu executor is built in; others fill this struct
+ * (docs/architecture.md). All calls come from the runtime's step thread, never two at a time. Each
+ * returns an enginery_status; after a failure last_error() is asked for the reason, the requests of
+ * that step fail with it, and the next step is tried with others. */
 
 typedef struct enginery_limits {
   uint64_t abi_size;
-  int64_t max_batch_size;   /* sequences in a step */
-  int64_t max_num_tokens;   /* packed tokens in a step */
-  int64_t max_logit_rows;   /* rows that want logits in a step */
+  int64_t max_batch_size; /* sequences in a step */
+  int64_t max_num_tokens; /* packed tokens in a step */
+  int64_t max_logit_rows; /* rows that want logits in a step */
   int64_t max_seq_len;
   int64_t tokens_per_block;
 } enginery_limits;
@@ -172,26 +194,29 @@ typedef struct enginery_limits {
 typedef struct enginery_executor_info {
   uint64_t abi_size;
   int64_t vocab_size;
-  int64_t num_blocks;      /* KV blocks that kv_cache_bytes pays for; at least 1 */
-  uint64_t block_bytes;    /* of all ranks */
+  int64_t num_blocks;   /* KV blocks that kv_cache_bytes pays for; at least 1 */
+  uint64_t block_bytes; /* of all ranks */
   uint64_t workspace_bytes;
 } enginery_executor_info;
 
 /* Sampling of one logits row, for executors that sample themselves. */
 typedef struct enginery_sample_record {
-  int32_t logit_row;      /* index into logit_rows */
-  uint32_t flags;         /* bit 0: greedy; bit 1: host_only (penalties, bias, logprobs: the C++ sampler does it) */
+  int32_t logit_row; /* index into logit_rows */
+  /* bit 0: greedy; bit 1: host_only (penalties, bias, logprobs: the C++ sampler does it) */
+  uint32_t flags;
   float temperature;
   float top_p;
   float min_p;
-  int32_t top_k;          /* 0: all */
+  int32_t top_k; /* 0: all */
   uint64_t seed;
   uint32_t sequence_index;
-  uint32_t position;      /* absolute position of the token to be drawn: the counter of the random stream */
+  /* absolute position of the token to be drawn: the counter of the random stream */
+  uint32_t position;
 } enginery_sample_record;
 
-/* ScheduledBatch: one flat buffer without pointers, so that rank 0 can broadcast it. It begins with this header; arrays stand
- * at 8-byte aligned byte offsets from its start. S sequences, T packed tokens, L rows that want logits, W block table width. */
+/* ScheduledBatch: one flat buffer without pointers, so that rank 0 can broadcast it. It begins
+ * with this header; arrays stand at 8-byte aligned byte offsets from its start. S sequences, T
+ * packed tokens, L rows that want logits, W block table width. */
 #define ENGINERY_BATCH_MAGIC 0x54414245u /* "EBAT" */
 #define ENGINERY_BATCH_VERSION 1u
 typedef struct enginery_batch {
@@ -199,35 +224,40 @@ typedef struct enginery_batch {
   uint32_t version;
   uint64_t total_bytes;
   uint64_t step_id;
-  uint32_t num_sequences;      /* S */
-  uint32_t num_tokens;         /* T */
-  uint32_t num_logit_rows;     /* L */
-  uint32_t block_table_width;  /* W */
+  uint32_t num_sequences;     /* S */
+  uint32_t num_tokens;        /* T */
+  uint32_t num_logit_rows;    /* L */
+  uint32_t block_table_width; /* W */
   uint32_t num_block_copies;
   uint32_t num_samples;
-  uint64_t token_ids;          /* i32[T] */
-  uint64_t positions;          /* i32[T], absolute, 0-based */
-  uint64_t cu_seqlens_q;       /* i32[S + 1]: tokens of sequence s are [cu[s], cu[s + 1]) */
-  uint64_t context_lens;       /* i32[S]: KV length after this step */
-  uint64_t block_tables;       /* i32[S][W], unused entries -1 */
-  uint64_t slot_mapping;       /* i64[T]: block * tokens_per_block + offset where the token's K and V go */
-  uint64_t block_copies;       /* i32[num_block_copies][2]: (from, to), all done before the step writes any KV */
-  uint64_t logit_rows;         /* i32[L]: packed token whose logits are wanted, increasing */
-  uint64_t samples;            /* enginery_sample_record[num_samples] */
+  uint64_t token_ids;    /* i32[T] */
+  uint64_t positions;    /* i32[T], absolute, 0-based */
+  uint64_t cu_seqlens_q; /* i32[S + 1]: tokens of sequence s are [cu[s], cu[s + 1]) */
+  uint64_t context_lens; /* i32[S]: KV length after this step */
+  uint64_t block_tables; /* i32[S][W], unused entries -1 */
+  /* i64[T]: block * tokens_per_block + offset where the token's K and V go */
+  uint64_t slot_mapping;
+  /* i32[num_block_copies][2]: (from, to), all done before the step writes any KV */
+  uint64_t block_copies;
+  uint64_t logit_rows; /* i32[L]: packed token whose logits are wanted, increasing */
+  uint64_t samples;    /* enginery_sample_record[num_samples] */
 } enginery_batch;
 
 typedef struct enginery_step_output {
   uint64_t abi_size;
-  const float* logits;      /* [L][vocab_size]; valid until the next execute */
-  const int32_t* token_ids; /* [num_samples], -1 where the executor did not sample; NULL: none sampled */
+  const float* logits; /* [L][vocab_size]; valid until the next execute */
+  /* [num_samples], -1 where the executor did not sample; NULL: none sampled */
+  const int32_t* token_ids;
 } enginery_step_output;
 
 typedef struct enginery_executor {
   uint64_t abi_size;
   void* ctx;
   /* Once, before anything else. Allocates KV and workspace for the limits. */
-  enginery_status (*init)(void* ctx, const enginery_limits* limits, uint64_t kv_cache_bytes, enginery_executor_info* info);
-  /* Starts the step; may return before it is done. The batch stays readable until collect returns. */
+  enginery_status (*init)(void* ctx, const enginery_limits* limits, uint64_t kv_cache_bytes,
+                          enginery_executor_info* info);
+  /* Starts the step; may return before it is done. The batch stays readable until collect
+   * returns. */
   enginery_status (*execute)(void* ctx, const enginery_batch* batch);
   /* Waits for the step that execute started. */
   enginery_status (*collect)(void* ctx, enginery_step_output* output);
@@ -236,46 +266,62 @@ typedef struct enginery_executor {
   void (*destroy)(void* ctx);
 } enginery_executor;
 
-/* ---- Runtime ----------------------------------------------------------------------------------------------------- */
+/* ---- Runtime --------------------------------------------------------------------------------- */
 
 typedef struct enginery_runtime enginery_runtime;
 
 enum {
-  ENGINERY_POLICY_GUARANTEED_NO_EVICT = 0, /* admit a request only when its longest end fits: it is never preempted */
-  ENGINERY_POLICY_MAX_UTILIZATION = 1,     /* admit while blocks are free; when they run out the youngest is preempted and recomputed */
-  ENGINERY_POLICY_STATIC_BATCH = 2         /* admit a batch, run it until all of it is done: the baseline for comparisons */
+  /* admit a request only when its longest end fits: it is never preempted */
+  ENGINERY_POLICY_GUARANTEED_NO_EVICT = 0,
+  /* admit while blocks are free; when they run out the youngest is preempted and recomputed */
+  ENGINERY_POLICY_MAX_UTILIZATION = 1,
+  /* admit a batch, run it until all of it is done: the baseline for comparisons */
+  ENGINERY_POLICY_STATIC_BATCH = 2
 };
 
 struct enginery_event;
 typedef struct enginery_runtime_options {
   uint64_t abi_size;
-  int64_t kv_cache_bytes;      /* > 0: absolute budget; 0: enough for max_batch_size sequences of max_seq_len, at most half of the free memory */
-  int64_t max_batch_size;      /* 0: the engine's; else 1 .. the engine's */
-  int64_t max_num_tokens;      /* 0: the engine's; else 1 .. the engine's */
-  int64_t max_queue_size;      /* waiting requests before QUEUE_FULL; 0: no bound */
-  int32_t policy;              /* ENGINERY_POLICY_* */
-  int32_t enable_chunked_context; /* 1 (default): long prompts are prefilled in pieces beside decodes */
-  int32_t enable_block_reuse;  /* 1 (default): full blocks of equal prefixes are shared (prefix cache) */
-  int32_t num_threads;         /* cpu; 0: as many as this process may run on */
-  const char* isa;             /* cpu; NULL: ENGINERY_ISA or auto. Read during create */
-  const enginery_executor* executor; /* NULL: the built-in executor of the engine's target. Copied during create; ctx must outlive the runtime */
-  /* NULL: events are fetched with enginery_runtime_poll. Else called on the runtime's delivery thread with each event, one
-   * at a time; the event is valid during the call. It may submit and cancel; it must not destroy the runtime. */
+  /* > 0: absolute budget; 0: enough for max_batch_size sequences of max_seq_len, at most half of
+   * the free memory */
+  int64_t kv_cache_bytes;
+  int64_t max_batch_size; /* 0: the engine's; else 1 .. the engine's */
+  int64_t max_num_tokens; /* 0: the engine's; else 1 .. the engine's */
+  int64_t max_queue_size; /* waiting requests before QUEUE_FULL; 0: no bound */
+  int32_t policy;         /* ENGINERY_POLICY_* */
+  /* 1 (default): long prompts are prefilled in pieces beside decodes */
+  int32_t enable_chunked_context;
+  /* 1 (default): full blocks of equal prefixes are shared (prefix cache) */
+  int32_t enable_block_reuse;
+  int32_t num_threads; /* cpu; 0: as many as this process may run on */
+  const char* isa;     /* cpu; NULL: ENGINERY_ISA or auto. Read during create */
+  /* NULL: the built-in executor of the engine's target. Copied during create; ctx must outlive
+   * the runtime */
+  const enginery_executor* executor;
+  /* NULL: events are fetched with enginery_runtime_poll. Else called on the runtime's delivery
+   * thread with each event, one at a time; the event is valid during the call. It may submit and
+   * cancel; it must not destroy the runtime. */
   void (*on_event)(void* user, const struct enginery_event* event);
   void* user;
-  int64_t max_chunk_tokens;    /* 0: max_num_tokens; else the longest piece of a prompt in one step */
-  int64_t iteration_stats_capacity; /* iterations kept for enginery_runtime_iterations_json; default 1000 */
+  /* 0: max_num_tokens; else the longest piece of a prompt in one step */
+  int64_t max_chunk_tokens;
+  /* iterations kept for enginery_runtime_iterations_json; default 1000 */
+  int64_t iteration_stats_capacity;
 } enginery_runtime_options;
 /* Fills defaults. `abi_size` is sizeof(enginery_runtime_options) as the caller knows it. */
-ENGINERY_API void enginery_runtime_options_init(enginery_runtime_options* options, uint64_t abi_size);
+ENGINERY_API void enginery_runtime_options_init(enginery_runtime_options* options,
+                                                uint64_t abi_size);
 
-/* Starts the step thread. *runtime is set only on success. On success an executor given in the options belongs to the
- * runtime, which calls its destroy; on failure it stays the caller's. */
-ENGINERY_API enginery_status enginery_runtime_create(enginery_engine* engine, const enginery_runtime_options* options,
+/* Starts the step thread. *runtime is set only on success. On success an executor given in the
+ * options belongs to the runtime, which calls its destroy; on failure it stays the caller's. */
+ENGINERY_API enginery_status enginery_runtime_create(enginery_engine* engine,
+                                                     const enginery_runtime_options* options,
                                                      enginery_runtime** runtime);
-/* Stops taking requests. drain = 1: waits until all are finished, at most timeout_ms (-1: no limit; ENGINERY_OK or, when time ran
- * out, the rest is cancelled and ENGINERY_OK all the same). drain = 0: cancels all. Events can still be polled. */
-ENGINERY_API enginery_status enginery_runtime_shutdown(enginery_runtime* runtime, int32_t drain, int64_t timeout_ms);
+/* Stops taking requests. drain = 1: waits until all are finished, at most timeout_ms (-1: no
+ * limit; ENGINERY_OK or, when time ran out, the rest is cancelled and ENGINERY_OK all the same).
+ * drain = 0: cancels all. Events can still be polled. */
+ENGINERY_API enginery_status enginery_runtime_shutdown(enginery_runtime* runtime, int32_t drain,
+                                                       int64_t timeout_ms);
 /* Cancels what runs, joins the threads, frees. NULL is fine. Not from on_event. */
 ENGINERY_API void enginery_runtime_destroy(enginery_runtime* runtime);
 
@@ -294,56 +340,68 @@ typedef struct enginery_token_sequence {
   uint64_t num_tokens;
 } enginery_token_sequence;
 
-/* One request. Every field is checked by submit; the first bad one is named in enginery_last_error(). */
+/* One request. Every field is checked by submit; the first bad one is named in
+ * enginery_last_error(). */
 typedef struct enginery_request {
   uint64_t abi_size;
   const int32_t* prompt_token_ids; /* each in [0, vocab_size) */
   uint64_t num_prompt_tokens;      /* 1 .. max_input_len */
-  int64_t max_tokens;              /* new tokens, >= 1; prompt + max_tokens <= max_seq_len. Default 32 */
-  int64_t min_tokens;              /* no stop token is drawn before; 0 .. max_tokens */
-  int32_t num_return_sequences;    /* 1 .. max_batch_size, each with its own random stream */
-  int32_t ignore_eos;              /* 1: the engine's eos_token_ids do not end it */
-  float temperature;               /* 0: greedy; else > 0 and finite. Default 1 */
-  float top_p;                     /* (0, 1]; default 1 */
-  float min_p;                     /* [0, 1]; default 0 */
-  int32_t top_k;                   /* 0: all (default); else >= 1 */
-  float repetition_penalty;        /* > 0; default 1. Over prompt and output */
-  float presence_penalty;          /* finite; default 0. Over output */
-  float frequency_penalty;         /* finite; default 0. Over output */
-  int32_t num_logprobs;            /* -1: none (default); 0: of the token drawn; k: and of the k best (<= 20) */
-  uint64_t seed;                   /* random stream; same seed, same tokens. Default 0 */
-  const int32_t* stop_token_ids;   /* end the sequence; the token is not part of the output */
+  /* new tokens, >= 1; prompt + max_tokens <= max_seq_len. Default 32 */
+  int64_t max_tokens;
+  int64_t min_tokens;           /* no stop token is drawn before; 0 .. max_tokens */
+  int32_t num_return_sequences; /* 1 .. max_batch_size, each with its own random stream */
+  int32_t ignore_eos;           /* 1: the engine's eos_token_ids do not end it */
+  float temperature;            /* 0: greedy; else > 0 and finite. Default 1 */
+  float top_p;                  /* (0, 1]; default 1 */
+  float min_p;                  /* [0, 1]; default 0 */
+  int32_t top_k;                /* 0: all (default); else >= 1 */
+  float repetition_penalty;     /* > 0; default 1. Over prompt and output */
+  float presence_penalty;       /* finite; default 0. Over output */
+  float frequency_penalty;      /* finite; default 0. Over output */
+  /* -1: none (default); 0: of the token drawn; k: and of the k best (<= 20) */
+  int32_t num_logprobs;
+  uint64_t seed;                 /* random stream; same seed, same tokens. Default 0 */
+  const int32_t* stop_token_ids; /* end the sequence; the token is not part of the output */
   uint64_t num_stop_token_ids;
-  const enginery_string_view* stop_strings; /* end the sequence when the text has them; cut off unless include_stop */
+  /* end the sequence when the text has them; cut off unless include_stop */
+  const enginery_string_view* stop_strings;
   uint64_t num_stop_strings;
   const enginery_token_sequence* bad_token_sequences; /* never completed in the output */
   uint64_t num_bad_token_sequences;
   const enginery_logit_bias* logit_bias;
   uint64_t num_logit_bias;
-  int32_t include_stop;            /* 1: a stop string or stop token stays in the output */
-  int32_t show_special_tokens;     /* 1: text of special tokens too */
-  int32_t priority;                /* larger first; default 0 */
-  int32_t streaming;               /* 1 (default): events as tokens come; 0: one event per sequence at its end */
-  int64_t timeout_ms;              /* 0: none; else the request ends with ENGINERY_FINISH_TIMEOUT this long after submit */
-  int32_t return_context_logits;   /* 1: logits of every prompt position, in the first event. Disables prefix reuse for it */
-  int32_t return_generation_logits;/* 1: logits (before penalties and temperature) each token was drawn from */
+  int32_t include_stop;        /* 1: a stop string or stop token stays in the output */
+  int32_t show_special_tokens; /* 1: text of special tokens too */
+  int32_t priority;            /* larger first; default 0 */
+  /* 1 (default): events as tokens come; 0: one event per sequence at its end */
+  int32_t streaming;
+  /* 0: none; else the request ends with ENGINERY_FINISH_TIMEOUT this long after submit */
+  int64_t timeout_ms;
+  /* 1: logits of every prompt position, in the first event. Disables prefix reuse for it */
+  int32_t return_context_logits;
+  /* 1: logits (before penalties and temperature) each token was drawn from */
+  int32_t return_generation_logits;
 } enginery_request;
 ENGINERY_API void enginery_request_init(enginery_request* request, uint64_t abi_size);
 
-/* Queues the request; *request_id is unique in this runtime and never 0. Copies everything it needs. */
-ENGINERY_API enginery_status enginery_runtime_submit(enginery_runtime* runtime, const enginery_request* request,
+/* Queues the request; *request_id is unique in this runtime and never 0. Copies everything it
+ * needs. */
+ENGINERY_API enginery_status enginery_runtime_submit(enginery_runtime* runtime,
+                                                     const enginery_request* request,
                                                      uint64_t* request_id);
-/* The request ends with ENGINERY_FINISH_CANCELLED soon. ENGINERY_NOT_FOUND when it has ended or never was: harmless. */
-ENGINERY_API enginery_status enginery_runtime_cancel(enginery_runtime* runtime, uint64_t request_id);
+/* The request ends with ENGINERY_FINISH_CANCELLED soon. ENGINERY_NOT_FOUND when it has ended or
+ * never was: harmless. */
+ENGINERY_API enginery_status enginery_runtime_cancel(enginery_runtime* runtime,
+                                                     uint64_t request_id);
 
 enum {
-  ENGINERY_FINISH_NONE = 0,      /* not finished */
-  ENGINERY_FINISH_END_ID = 1,    /* an end-of-sequence token */
-  ENGINERY_FINISH_STOP = 2,      /* a stop token id or stop string */
-  ENGINERY_FINISH_LENGTH = 3,    /* max_tokens */
+  ENGINERY_FINISH_NONE = 0,   /* not finished */
+  ENGINERY_FINISH_END_ID = 1, /* an end-of-sequence token */
+  ENGINERY_FINISH_STOP = 2,   /* a stop token id or stop string */
+  ENGINERY_FINISH_LENGTH = 3, /* max_tokens */
   ENGINERY_FINISH_CANCELLED = 4,
   ENGINERY_FINISH_TIMEOUT = 5,
-  ENGINERY_FINISH_ERROR = 6      /* see event.status and event.error */
+  ENGINERY_FINISH_ERROR = 6 /* see event.status and event.error */
 };
 
 typedef struct enginery_logprob {
@@ -354,68 +412,77 @@ typedef struct enginery_logprob {
 /* Pointers live as long as the enginery_events they came from (or during on_event). */
 typedef struct enginery_event {
   uint64_t request_id;
-  int32_t sequence_index;       /* 0 .. num_return_sequences - 1 */
-  int32_t finish_reason;        /* of this sequence; ENGINERY_FINISH_* */
-  int32_t is_last;              /* 1: no event of this request follows */
-  enginery_status status;       /* ENGINERY_OK, or why it ended with ENGINERY_FINISH_ERROR */
-  const char* error;            /* message, "" when status is ENGINERY_OK */
-  const int32_t* token_ids;     /* new tokens since the last event of the sequence */
+  int32_t sequence_index;   /* 0 .. num_return_sequences - 1 */
+  int32_t finish_reason;    /* of this sequence; ENGINERY_FINISH_* */
+  int32_t is_last;          /* 1: no event of this request follows */
+  enginery_status status;   /* ENGINERY_OK, or why it ended with ENGINERY_FINISH_ERROR */
+  const char* error;        /* message, "" when status is ENGINERY_OK */
+  const int32_t* token_ids; /* new tokens since the last event of the sequence */
   uint64_t num_token_ids;
-  const char* text;             /* new text, whole UTF-8 characters (an invalid byte becomes U+FFFD), held back while a stop string may begin in it */
+  /* new text, whole UTF-8 characters (an invalid byte becomes U+FFFD), held back while a stop
+   * string may begin in it */
+  const char* text;
   uint64_t text_bytes;
-  const enginery_logprob* logprobs; /* [num_token_ids][1 + num_logprobs]: the token drawn, then the best ones; NULL when not asked */
+  /* [num_token_ids][1 + num_logprobs]: the token drawn, then the best ones; NULL when not asked */
+  const enginery_logprob* logprobs;
   uint64_t logprobs_per_token;
-  const float* context_logits;  /* [num_context_logits][vocab_size] or NULL */
+  const float* context_logits; /* [num_context_logits][vocab_size] or NULL */
   uint64_t num_context_logits;
   const float* generation_logits; /* [num_token_ids][vocab_size] or NULL */
-  const char* stop_string;      /* the stop string that matched, or "" */
-  int32_t stop_token_id;        /* the stop or end token that matched, or -1 */
-  uint32_t num_preemptions;     /* so far, of this sequence */
+  const char* stop_string;        /* the stop string that matched, or "" */
+  int32_t stop_token_id;          /* the stop or end token that matched, or -1 */
+  uint32_t num_preemptions;       /* so far, of this sequence */
   uint64_t num_prompt_tokens;
-  uint64_t num_reused_tokens;   /* prompt tokens taken from the prefix cache */
-  uint64_t num_output_tokens;   /* so far, of this sequence */
-  uint64_t arrival_ns;          /* 0 where it has not happened */
+  uint64_t num_reused_tokens; /* prompt tokens taken from the prefix cache */
+  uint64_t num_output_tokens; /* so far, of this sequence */
+  uint64_t arrival_ns;        /* 0 where it has not happened */
   uint64_t first_scheduled_ns;
   uint64_t first_token_ns;
   uint64_t last_token_ns;
 } enginery_event;
 
 typedef struct enginery_events enginery_events;
-/* Waits up to timeout_ms (0: not at all, -1: for ever) for events and hands over all there are, in order. On timeout ENGINERY_OK
- * with an empty list; after shutdown and the last event ENGINERY_SHUT_DOWN. *events is set on ENGINERY_OK and must be freed. */
-ENGINERY_API enginery_status enginery_runtime_poll(enginery_runtime* runtime, int64_t timeout_ms, enginery_events** events);
+/* Waits up to timeout_ms (0: not at all, -1: for ever) for events and hands over all there are,
+ * in order. On timeout ENGINERY_OK with an empty list; after shutdown and the last event
+ * ENGINERY_SHUT_DOWN. *events is set on ENGINERY_OK and must be freed. */
+ENGINERY_API enginery_status enginery_runtime_poll(enginery_runtime* runtime, int64_t timeout_ms,
+                                                   enginery_events** events);
 ENGINERY_API uint64_t enginery_events_count(const enginery_events* events);
 /* NULL when index is out of range. */
-ENGINERY_API const enginery_event* enginery_events_get(const enginery_events* events, uint64_t index);
+ENGINERY_API const enginery_event* enginery_events_get(const enginery_events* events,
+                                                       uint64_t index);
 ENGINERY_API void enginery_events_free(enginery_events* events);
 
-/* ---- Statistics -------------------------------------------------------------------------------------------------- */
+/* ---- Statistics ------------------------------------------------------------------------------ */
 
 typedef struct enginery_stats {
   uint64_t abi_size; /* set by the caller */
   uint64_t num_iterations;
-  uint64_t num_waiting;        /* requests not yet admitted (preempted sequences included) */
-  uint64_t num_running;        /* sequences in flight */
-  uint64_t num_blocks;         /* KV blocks in all */
-  uint64_t num_free_blocks;    /* can be had at once: never used, or cached and evictable */
-  uint64_t num_cached_blocks;  /* of the free ones: hold a reusable prefix */
-  uint64_t num_requests;       /* submitted since start */
-  uint64_t num_finished;       /* ended, for whatever reason */
+  uint64_t num_waiting;       /* requests not yet admitted (preempted sequences included) */
+  uint64_t num_running;       /* sequences in flight */
+  uint64_t num_blocks;        /* KV blocks in all */
+  uint64_t num_free_blocks;   /* can be had at once: never used, or cached and evictable */
+  uint64_t num_cached_blocks; /* of the free ones: hold a reusable prefix */
+  uint64_t num_requests;      /* submitted since start */
+  uint64_t num_finished;      /* ended, for whatever reason */
   uint64_t num_preemptions;
-  uint64_t num_prompt_tokens;  /* of admitted requests */
+  uint64_t num_prompt_tokens; /* of admitted requests */
   uint64_t num_reused_tokens;
   uint64_t num_output_tokens;
-  uint64_t step_ns;            /* time spent in steps, in all */
-  uint64_t scheduler_ns;       /* of it: not in the executor */
+  uint64_t step_ns;      /* time spent in steps, in all */
+  uint64_t scheduler_ns; /* of it: not in the executor */
   uint64_t block_bytes;
   uint64_t workspace_bytes;
   uint64_t num_scheduled_tokens; /* packed tokens of all steps */
 } enginery_stats;
-ENGINERY_API enginery_status enginery_runtime_stats(enginery_runtime* runtime, enginery_stats* stats);
-/* The last iterations as a JSON array, oldest first; the caller frees it with enginery_string_free:
- * [{"iteration", "start_ns", "duration_ns", "executor_ns", "num_sequences", "num_prefill_tokens", "num_decode_tokens",
- *   "num_waiting", "num_used_blocks", "num_preempted"}] */
-ENGINERY_API enginery_status enginery_runtime_iterations_json(enginery_runtime* runtime, char** json);
+ENGINERY_API enginery_status enginery_runtime_stats(enginery_runtime* runtime,
+                                                    enginery_stats* stats);
+/* The last iterations as a JSON array, oldest first; the caller frees it with
+ * enginery_string_free:
+ * [{"iteration", "start_ns", "duration_ns", "executor_ns", "num_sequences", "num_prefill_tokens",
+ *   "num_decode_tokens", "num_waiting", "num_used_blocks", "num_preempted"}] */
+ENGINERY_API enginery_status enginery_runtime_iterations_json(enginery_runtime* runtime,
+                                                              char** json);
 /* "avx512", "avx2", "portable", or the name of the executor. Lives as long as the runtime. */
 ENGINERY_API const char* enginery_runtime_executor_name(const enginery_runtime* runtime);
 
