@@ -66,6 +66,10 @@ class Client:
 class ClientWatch:
     """A thread that cancels the requests of clients that are gone.
 
+    Triton server notices at once that a gRPC client left. That an HTTP client left it notices when
+    it writes to it: with the next tokens of a stream, but at the end of a request that does not
+    stream, which is bounded by its max_tokens and timeout_ms alone.
+
     Args:
         clients: gives the requests in flight, a copy.
         cancel: called with the id of a request whose client is gone, perhaps more than once.

@@ -51,7 +51,7 @@ KV_CACHE_BLOCKS = GaugeFamily(
         "cached": lambda s: s.num_cached_blocks,
     },
 )
-GAUGES = (REQUESTS, KV_CACHE_BLOCKS)
+GAUGES = (KV_CACHE_BLOCKS, REQUESTS)
 
 COUNTERS: dict[str, tuple[str, Callable[[Stats], int]]] = {
     "enginery_iterations_total": ("Steps", lambda s: s.num_iterations),
@@ -119,12 +119,13 @@ class Metrics:
         # Each call is a message to another process: nothing is sent while nothing happens.
         if stats == self._last:
             return
-        for gauge, of in self._gauges:
-            gauge.set(of(stats))
         for counter, of in self._counters:
             grown = of(stats) - (of(self._last) if self._last is not None else 0)
             if grown:
                 counter.increment(grown)
+        # Active requests last: who reads that there are none reads all else as it is then.
+        for gauge, of in self._gauges:
+            gauge.set(of(stats))
         self._last = stats
 
 

@@ -35,7 +35,7 @@ def _field(name: str, value: Field, pad: str) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{pad}{name} {{", *to_pbtxt(value, len(pad) + 2).splitlines(), f"{pad}}}"]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        if all(isinstance(item, int | float | Symbol) for item in value):
+        if value and all(isinstance(item, int | float | Symbol) for item in value):
             return [f"{pad}{name}: [ {', '.join(_scalar(item) for item in value)} ]"]
         return [line for item in value for line in _field(name, item, pad)]
     return [f"{pad}{name}: {_scalar(value)}"]

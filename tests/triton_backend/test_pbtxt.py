@@ -30,7 +30,6 @@ def test_layout() -> None:
         '  name: "b"\n'
         "  kind: KIND_CPU\n"
         "}\n"
-        "empty: [  ]\n"
     )
 
 
