@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,6 +70,8 @@ COUNTERS: dict[str, tuple[str, Callable[[Stats], int]]] = {
     "enginery_generation_tokens_total": ("Tokens generated", lambda s: s.num_output_tokens),
 }
 
+TIMESTAMP = "enginery_metrics_timestamp_seconds"
+
 
 class Metrics:
     """The metrics of one model instance, brought up to date by a thread.
@@ -95,8 +98,15 @@ class Metrics:
             family = kind(name=name, description=help_text, kind=kind.COUNTER)
             self._families.append(family)
             self._counters.append((family.Metric(labels=labels), of))
+        family = kind(
+            name=TIMESTAMP,
+            description="Unix time; the other metrics are not older",
+            kind=kind.GAUGE,
+        )
+        self._families.append(family)
+        self._timestamp = family.Metric(labels=labels)
         self._last: Stats | None = None
-        self._update(read())
+        self._update()
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
@@ -109,21 +119,24 @@ class Metrics:
     def _run(self) -> None:
         try:
             while not self._is_closing.wait(_PERIOD_S):
-                self._update(self._read())
+                self._update()
         except ShutDownError:
             return
         except Exception:
             _LOG.exception("metrics are not updated any more")
 
-    def _update(self, stats: Stats) -> None:
-        # Each call is a message to another process: nothing is sent while nothing happens.
-        if stats == self._last:
-            return
+    def _update(self) -> None:
+        now, stats = time.time(), self._read()
+        # Each call is a message to another process: only the time is sent while nothing happens.
+        if stats != self._last:
+            self._show(stats)
+        self._timestamp.set(now)
+
+    def _show(self, stats: Stats) -> None:
         for counter, of in self._counters:
             grown = of(stats) - (of(self._last) if self._last is not None else 0)
             if grown:
                 counter.increment(grown)
-        # Active requests last: who reads that there are none reads all else as it is then.
         for gauge, of in self._gauges:
             gauge.set(of(stats))
         self._last = stats

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tritonclient.grpc as grpc
 
 from enginery.runtime.runtime import RuntimeOptions
-from enginery.triton_backend.metrics import KV_CACHE_BLOCKS, REQUESTS, read_gauge
+from enginery.triton_backend.metrics import KV_CACHE_BLOCKS, REQUESTS, TIMESTAMP, read_gauge
 from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.repository import write_repository
 from enginery.triton_backend.server import ServerOptions, TritonServer
@@ -170,10 +170,22 @@ def reset(connection: socket.socket) -> None:
 
 
 def metrics(server: TritonServer) -> str:
-    """The text of `/metrics`."""
-    with contextlib.closing(http.client.HTTPConnection(server.metrics_url, timeout=5)) as page:
-        page.request("GET", "/metrics")
-        return page.getresponse().read().decode()
+    """The text of `/metrics`, not older than this call."""
+    called_at = time.time()
+    while True:
+        with contextlib.closing(http.client.HTTPConnection(server.metrics_url, timeout=5)) as page:
+            page.request("GET", "/metrics")
+            text = page.getresponse().read().decode()
+        if metric(text, TIMESTAMP) > called_at:
+            return text
+        assert time.time() < called_at + DEADLINE_S, "metrics are not updated"
+        time.sleep(0.02)
+
+
+def metric(text: str, name: str) -> float:
+    """The value of a metric without labels of its own."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+    return float(line.split()[-1])
 
 
 def num_active(server: TritonServer) -> float:

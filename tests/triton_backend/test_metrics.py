@@ -8,7 +8,13 @@ from typing import Any
 
 from enginery.runtime.errors import ShutDownError
 from enginery.runtime.runtime import Stats
-from enginery.triton_backend.metrics import KV_CACHE_BLOCKS, REQUESTS, Metrics, read_gauge
+from enginery.triton_backend.metrics import (
+    KV_CACHE_BLOCKS,
+    REQUESTS,
+    TIMESTAMP,
+    Metrics,
+    read_gauge,
+)
 
 LABELS = {"model": "llm", "version": "1"}
 ZERO = Stats(**dict.fromkeys(Stats.__dataclass_fields__, 0))
@@ -63,13 +69,15 @@ def test_values_follow_the_statistics() -> None:
     assert families.values[requests, "scheduled"] == 3
     assert families.values[requests, "active"] == 8
     assert families.values["enginery_generation_tokens_total", ""] == 1000
+    changed_at = time.time()
     current[0] = dataclasses.replace(stats, num_output_tokens=1500, num_free_blocks=100)
     deadline = time.monotonic() + DEADLINE_S
-    while families.values["enginery_generation_tokens_total", ""] != 1500:
+    while families.values[TIMESTAMP, ""] <= changed_at:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    metrics.close()
+    assert families.values["enginery_generation_tokens_total", ""] == 1500
     assert families.values[blocks, "used"] == 0
+    metrics.close()
 
 
 def test_end_of_the_runtime_ends_the_thread() -> None:
