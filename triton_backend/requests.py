@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
 from enginery.runtime.errors import InvalidArgumentError
-from enginery.runtime.sampling_params import SamplingParams
+from enginery.runtime.options import Unsupported, option_problems
+from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
 
 from .tensors import INPUTS, TensorSpec
@@ -20,6 +20,11 @@ from .tensors import INPUTS, TensorSpec
 _OPTIONS = {spec.option: spec for spec in INPUTS if spec.option is not None}
 # Triton server's own, e.g. triton_enable_empty_final_response.
 _SERVER_PREFIX = "triton_"
+# Inputs of TensorRT-LLM's ensemble that its clients send with the value that leaves them off.
+_UNSUPPORTED: Unsupported = {
+    **UNSUPPORTED,
+    "beam_width": ((1,), "beam search is not built; num_return_sequences draws several"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,21 +78,19 @@ def read_request(
     )
 
 
-def check_parameters(names: Iterable[str]) -> None:
-    """Refuses what the HTTP generate extension takes for a parameter: JSON keys of no input.
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Checks what the HTTP generate extension takes for parameters: JSON keys of no input.
 
-    Without this a misspelt option would be ignored.
+    Without this a misspelt option would be ignored, and so would one that other servers have and
+    this one lacks.
 
     Raises:
-        InvalidArgumentError: lists the names, with the input that was meant where one is close.
+        InvalidArgumentError: lists the names, with the reason or the input that was meant.
     """
-    known = [spec.name for spec in INPUTS]
-    problems = []
-    for name in names:
-        if not name.startswith(_SERVER_PREFIX):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-            problems.append(f"{name}: there is no such input{hint}")
+    given = {
+        name: value for name, value in parameters.items() if not name.startswith(_SERVER_PREFIX)
+    }
+    problems = option_problems([spec.name for spec in INPUTS], given, _UNSUPPORTED)
     if problems:
         raise InvalidArgumentError.from_problems("request", problems)
 

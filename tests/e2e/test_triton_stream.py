@@ -245,7 +245,7 @@ def test_bad_requests_do_not_hurt_their_neighbours(server: TritonServer) -> None
 def test_key_of_no_input_is_refused(server: TritonServer) -> None:
     status, body = http_generate(server, {"text_input": "x", "max_token": 3})
     assert status == 400
-    assert "max_token: there is no such input; did you mean max_tokens?" in body["error"]
+    assert "max_token: there is no such option; did you mean max_tokens?" in body["error"]
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,13 @@ def test_refused(arrays: dict[str, npt.NDArray[Any]], reason: str, tokenizer: To
 
 
 def test_parameters() -> None:
-    check_parameters([])
-    check_parameters(["triton_enable_empty_final_response"])
+    check_parameters({})
+    check_parameters({"triton_enable_empty_final_response": True, "beam_width": 1})
     with pytest.raises(InvalidArgumentError) as raised:
-        check_parameters(["temprature", "zzz"])
-    assert "temprature: there is no such input; did you mean temperature?" in str(raised.value)
-    assert "zzz: there is no such input; there are text_input" in str(raised.value)
+        check_parameters({"temprature": 1, "zzz": 2, "beam_width": 4, "no_repeat_ngram_size": 3})
+    message = str(raised.value)
+    assert "4 problems" in message
+    assert "temprature: there is no such option; did you mean temperature?" in message
+    assert "zzz: there is no such option\n" in message
+    assert "beam_width = 4: not supported: beam search" in message
+    assert "no_repeat_ngram_size = 3: not supported: not built" in message
