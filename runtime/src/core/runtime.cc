@@ -189,7 +189,10 @@ bool Runtime::TakeInbox() {
     stats_.num_requests += taken_.size();
     stats_.num_waiting += taken_.size();
   }
-  for (std::unique_ptr<Request>& request : taken_) loop_->Add(std::move(request));
+  for (std::unique_ptr<Request>& request : taken_) {
+    // Null: moved on before memory ran out in an earlier turn.
+    if (request != nullptr) loop_->Add(std::move(request));
+  }
   for (const uint64_t id : taken_cancelled_) loop_->Cancel(id);
   taken_.clear();
   taken_cancelled_.clear();

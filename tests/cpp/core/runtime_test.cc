@@ -209,6 +209,23 @@ TEST(special_tokens_are_shown_only_when_asked) {
   }
 }
 
+// A character that stays incomplete becomes U+FFFD at the end, and may be what was waited for.
+TEST(a_stop_string_may_be_found_at_the_very_end) {
+  const int32_t half_a_character = 27;
+  Fixture f;
+  Runtime& runtime = f.Start();
+  TestRequest request = Endless(PromptBefore(half_a_character), 1);
+  const uint64_t plain = runtime.Submit(request.view());
+  request.stop_strings = {"\xEF\xBF\xBD"};
+  const uint64_t stopped = runtime.Submit(request.view());
+  const Results results = TakeResults(&runtime, 2);
+  CHECK_EQ(results.at({plain, 0}).text, "\xEF\xBF\xBD");
+  CHECK_EQ(results.at({plain, 0}).finish_reason, ENGINERY_FINISH_LENGTH);
+  CHECK_EQ(results.at({stopped, 0}).text, "");
+  CHECK_EQ(results.at({stopped, 0}).finish_reason, ENGINERY_FINISH_STOP);
+  CHECK_EQ(results.at({stopped, 0}).stop_string, "\xEF\xBF\xBD");
+}
+
 TEST(the_end_token_ends_it_unless_ignored) {
   Fixture f;
   Runtime& runtime = f.Start();
@@ -240,6 +257,30 @@ TEST(nan_ends_its_request_and_no_other) {
   }
   CHECK_EQ(results.at({good_id, 0}).token_ids.size(), 5);
   CHECK_EQ(runtime.Stats().num_free_blocks, runtime.Stats().num_blocks);
+}
+
+// One sequence of two meets NaN: the request ends at once, and its other sequence, which stands
+// behind in the same step, tells nothing more.
+TEST(nan_in_one_sequence_ends_its_siblings_once) {
+  TestRequest request = Endless({1, 2, 3}, 5);
+  request.fields.num_return_sequences = 2;
+  request.fields.temperature = 1.0f;
+  const auto first_of = [&](int32_t index) { return Reference(&request, index).token_ids.at(0); };
+  while (first_of(0) == first_of(1)) ++request.fields.seed;
+  Fixture f;
+  f.executor.nan_token = first_of(0);
+  Runtime& runtime = f.Start();
+  const uint64_t id = runtime.Submit(request.view());
+  const Results results = TakeResults(&runtime, 1);
+  for (int32_t index = 0; index < 2; ++index) {
+    const SequenceResult& r = results.at({id, index});
+    CHECK_EQ(r.finish_reason, ENGINERY_FINISH_ERROR);
+    CHECK(r.token_ids == (std::vector<int32_t>{first_of(index)}));
+    CHECK_EQ(r.num_events, 2);
+  }
+  runtime.Shutdown(true, std::nullopt);
+  Events events;
+  CHECK(!runtime.Poll(milliseconds(0), &events));
 }
 
 TEST(a_failing_step_ends_its_requests_and_the_loop_goes_on) {
