@@ -9,8 +9,7 @@
 //     Weight, Input, Accumulator              types
 //     Load(const std::byte*) -> Weight        Broadcast(const std::byte*) -> Input
 //     Zero(), Accumulate(Accumulator&, const Weight&, const Input&)
-//     Result(const Accumulator&, const LinearArgs&, row, channel, count) -> F32     sums, scaled by
-//     x_scale
+//     Result(const Accumulator&, const LinearArgs&, row, channel) -> F32    sums times x_scale
 //   };
 //
 // Each output has one accumulator that walks K in order, whatever the tile, so a row's result does
@@ -37,8 +36,39 @@ ENGINERY_INLINE void FinishPanel(const LinearArgs& args, int64_t row, int64_t ch
   StoreFirst(y, count, sum);
 }
 
+constexpr int64_t kLineBytes = 64;
+
+// What a tile prefetches in each group of k. Weights come from memory once per panel group, and
+// they must be on their way all the time: so tiles fetch the next panel group into L2, each its
+// share, while they compute. Where there is no next group, or two do not fit L2, a tile fetches its
+// own weights a little ahead.
+struct Prefetch {
+  const std::byte* next;    // null: own weights, kOwnBytes ahead
+  int64_t bytes_per_group;  // of k: a line for every panel, two lines, one, or none
+  static constexpr int64_t kOwnBytes = 1024;
+  static constexpr int64_t kMaxGroupBytes = 512 * 1024;  // half of the L2 of current servers
+};
+
+// Of tile t of num_tiles over the panel group at `panel`.
+template <class Dot, int kPanels>
+ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int64_t t,
+                                      int64_t num_tiles) {
+  const int64_t groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
+  const int64_t panel_bytes = groups * Dot::kWeightBytes;
+  if (panel + 2 * kPanels > args.panel_end || kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
+    return {nullptr, 0};
+  }
+  static_assert(Dot::kWeightBytes == kLineBytes);
+  const int64_t lines = num_tiles == 1 ? kPanels : num_tiles < kPanels ? 2 : 1;
+  const int64_t first_line = t * groups * lines;
+  const bool is_done = first_line >= kPanels * groups;  // by the tiles before
+  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
+              (is_done ? 0 : first_line * kLineBytes),
+          is_done ? 0 : lines * kLineBytes};
+}
+
 template <class Dot, int kRows, int kPanels>
-void Tile(const LinearArgs& args, int64_t row, int64_t panel) {
+void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch) {
   const int64_t full_groups = args.k / Dot::kGroup;
   const int64_t tail = args.k % Dot::kGroup;
   const int64_t panel_bytes = (full_groups + (tail > 0)) * Dot::kWeightBytes;
@@ -65,13 +95,19 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel) {
     }
   };
   for (int64_t g = 0; g < full_groups; ++g) {
-    // Far enough ahead to cover a trip to memory at the rate one core streams; harmless past the
-    // end.
-    constexpr int64_t kPrefetchBytes = 1024;
+    if (prefetch.next == nullptr) {
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      __builtin_prefetch(weight + p * panel_bytes + kPrefetchBytes);
+      for (int p = 0; p < kPanels; ++p) {
+        __builtin_prefetch(weight + p * panel_bytes + Prefetch::kOwnBytes);
+      }
+    } else if (prefetch.bytes_per_group == kPanels * kLineBytes) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(prefetch.next + p * kLineBytes, 0, 2);
+    } else {
+      __builtin_prefetch(prefetch.next, 0, 2);
+      __builtin_prefetch(prefetch.next + prefetch.bytes_per_group - kLineBytes, 0, 2);
     }
+    prefetch.next += prefetch.bytes_per_group;
     accumulate_group(weight, x, x_pitch);
     weight += Dot::kWeightBytes;
     x += Dot::kInputBytes;
@@ -98,11 +134,13 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel) {
 
 // The tile of num_rows (1 .. kRows) rows.
 template <class Dot, int kRows, int kPanels>
-ENGINERY_INLINE void TileOf(const LinearArgs& args, int64_t num_rows, int64_t row, int64_t panel) {
+ENGINERY_INLINE void TileOf(const LinearArgs& args, int64_t num_rows, int64_t row, int64_t panel,
+                            Prefetch prefetch) {
   if constexpr (kRows > 1) {
-    if (num_rows < kRows) return TileOf<Dot, kRows - 1, kPanels>(args, num_rows, row, panel);
+    if (num_rows < kRows)
+      return TileOf<Dot, kRows - 1, kPanels>(args, num_rows, row, panel, prefetch);
   }
-  Tile<Dot, kRows, kPanels>(args, row, panel);
+  Tile<Dot, kRows, kPanels>(args, row, panel, prefetch);
 }
 
 // All rows over kPanels panels, whose weights stay in the cache meanwhile. Tiles are as even as
@@ -113,7 +151,8 @@ void PanelGroup(const LinearArgs& args, int64_t panel) {
   int64_t row = 0;
   for (int64_t t = 0; t < num_tiles; ++t) {
     const int64_t end = args.num_rows * (t + 1) / num_tiles;
-    TileOf<Dot, Dot::kMaxRows, kPanels>(args, end - row, row, panel);
+    TileOf<Dot, Dot::kMaxRows, kPanels>(args, end - row, row, panel,
+                                        PlanPrefetch<Dot, kPanels>(args, panel, t, num_tiles));
     row = end;
   }
 }

@@ -43,15 +43,18 @@ class Linear final : public Op {
     const LinearKernel kernel = context.kernels.*kernel_;
 
     // Tasks are chunks of panels, so that a thread streams its own weights; a few per thread, so
-    // that none waits long for a slow one. Many rows are cut too, so that a block of them stays in
-    // the cache while the panels pass. None of this changes a result.
+    // that none waits long for a slow one, and long enough for the kernel to fetch ahead. Many rows
+    // are cut too, so that a block of them stays in the cache while the panels pass. None of this
+    // changes a result.
     constexpr int64_t kRowsPerBlock = 192, kTasksPerThread = 4, kPanelsPerGroup = 4;
+    constexpr int64_t kGroupsPerTask = 4;
+    const int64_t num_threads = context.pool.num_threads();
     const int64_t num_panels = CeilDiv(args_.n, kPanelChannels);
     const int64_t num_row_blocks = CeilDiv(num_rows, kRowsPerBlock);
     const int64_t rows_per_block = CeilDiv(num_rows, num_row_blocks);
     const int64_t num_groups = CeilDiv(num_panels, kPanelsPerGroup);
-    const int64_t num_chunks =
-        std::min(num_groups, kTasksPerThread * int64_t{context.pool.num_threads()});
+    const int64_t num_chunks = std::min({num_groups, kTasksPerThread * num_threads,
+                                         std::max(num_threads, num_groups / kGroupsPerTask)});
     context.pool.ParallelFor(num_row_blocks * num_chunks, [&](int64_t task, int) {
       const int64_t row = task / num_chunks * rows_per_block;
       const int64_t chunk = task % num_chunks;
