@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import select
+import signal
 import threading
 from typing import Any
 
@@ -38,6 +39,8 @@ from .sender import SenderPool
 _LOG = logging.getLogger(__name__)
 
 _POLL_MS = 1000
+# Far longer than Python holds its lock for, far shorter than anyone waits for a dead server.
+_ALARM_S = 20
 
 
 class TritonPythonModel:
@@ -151,14 +154,18 @@ class TritonPythonModel:
 def _end_with_server() -> None:
     """Starts a thread that ends this process when tritonserver, its parent, was killed.
 
-    The Python backend's own check waits for locks that the dead server may hold.
+    The Python backend's own check waits for locks in shared memory that the dead server may hold.
+    Another thread may even wait for one while it holds the interpreter's lock, so that no Python
+    runs any more: then nothing renews the alarm, whose default action ends the process.
     """
     server = os.pidfd_open(os.getppid())
 
-    def wait() -> None:
+    def watch() -> None:
         poll = select.poll()
         poll.register(server, select.POLLIN)
-        poll.poll()
-        os._exit(1)
+        while True:
+            signal.alarm(_ALARM_S)
+            if poll.poll(1000):
+                os._exit(1)
 
-    threading.Thread(target=wait, name="server-watch", daemon=True).start()
+    threading.Thread(target=watch, name="server-watch", daemon=True).start()

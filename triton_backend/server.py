@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from .errors import ServerError
-from .installation import find_tritonserver
+from .installation import Installation, find_tritonserver
 from .leftovers import leftover_prefix, remove_leftovers, remove_stale_leftovers
 from .metrics import REQUESTS, read_gauge
 from .ports import choose_ports
@@ -128,51 +128,33 @@ class TritonServer:
         self._log.clear()
         # The port tells this server from others that this process starts.
         self._prefix = f"{leftover_prefix()}{self._ports[0]}-"
-        folder = Path(tempfile.mkdtemp(prefix=self._prefix))
-        installation.assemble_backends(folder / "backends")
-        self._process = subprocess.Popen(
-            self._command(installation.binary, folder / "backends"),
-            env=installation.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A group of its own: the stub is ended with it, and Ctrl-C reaches us alone, once.
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
-        self._log_thread = threading.Thread(target=self._read_log, name="server-log", daemon=True)
-        self._log_thread.start()
         try:
+            self._launch(installation)
             self._wait_ready(time.monotonic() + timeout_s)
-            self._stubs = _children(self._process.pid)
+            self._stubs = _children(self.pid)
         except BaseException:
             self.kill()
             raise
 
     def wait(self) -> str:
-        """Waits until the server breaks and returns how; call `stop` or `kill` after it.
+        """Waits until the server breaks and returns how; call `kill` after it.
 
         Triton server goes on saying "ready" when the process that runs the model has died, so
         that one is watched as well.
         """
         process = self._started()
-        watched = {process.pid: "tritonserver ended"}
-        watched |= dict.fromkeys(self._stubs, "the process that runs the model died")
-        reasons: dict[int, str] = {}
         poll = select.poll()
         with contextlib.ExitStack() as stack:
-            for pid, reason in watched.items():
-                try:
-                    descriptor = os.pidfd_open(pid)
-                except ProcessLookupError:
-                    return f"{reason}\n{self.log_tail()}"
+            stack.enter_context(contextlib.suppress(ProcessLookupError))  # gone before we waited
+            for pid in (process.pid, *self._stubs):
+                descriptor = os.pidfd_open(pid)
                 stack.callback(os.close, descriptor)
-                reasons[descriptor] = reason
                 poll.register(descriptor, select.POLLIN)
-            (descriptor, _), *_ = poll.poll()
-            return f"{reasons[descriptor]}\n{self.log_tail()}"
+            poll.poll()
+        status = process.poll()
+        if status is None:
+            return "the process that runs the model died"
+        return f"tritonserver ended with status {status}"
 
     def stop(self) -> None:
         """Lets requests in flight end, for at most `exit_timeout_s`, and then ends the server.
@@ -192,16 +174,15 @@ class TritonServer:
 
     def kill(self) -> None:
         """Ends the server at once and removes what it leaves; harmless when it has ended."""
-        if self._process is None:
-            return
-        process = self._process
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         if self._log_thread is not None:
             self._log_thread.join(timeout=2)
-        remove_leftovers(self._prefix)
-        self._process = None
+        if self._prefix:
+            remove_leftovers(self._prefix)
 
     def log_tail(self, num_lines: int = 20) -> str:
         """The last lines of the server's log."""
@@ -223,6 +204,26 @@ class TritonServer:
         if self._process is None:
             raise ServerError("the server was not started")
         return self._process
+
+    def _launch(self, installation: Installation) -> None:
+        folder = Path(tempfile.mkdtemp(prefix=self._prefix))
+        installation.assemble_backends(folder / "backends")
+        self._process = subprocess.Popen(
+            self._command(installation.binary, folder / "backends"),
+            env=installation.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # A group of its own: the stub is ended with it, and Ctrl-C reaches us alone, once.
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+        self._log_thread = threading.Thread(
+            target=self._read_log, args=(self._process.stdout,), name="server-log", daemon=True
+        )
+        self._log_thread.start()
 
     def _command(self, binary: Path, backends: Path) -> list[str]:
         options = self.options
@@ -246,13 +247,12 @@ class TritonServer:
         switch = "--disable-auto-complete-config"
         return [str(binary), switch, *(f"--{name}={value}" for name, value in flags.items())]
 
-    def _read_log(self) -> None:
-        stream = self._started().stdout
-        assert stream is not None
-        for line in stream:
-            self._log.append(line.rstrip("\n"))
-            if self._on_log is not None:
-                self._on_log(line.rstrip("\n"))
+    def _read_log(self, stream: TextIO) -> None:
+        with stream:
+            for line in stream:
+                self._log.append(line.rstrip("\n"))
+                if self._on_log is not None:
+                    self._on_log(line.rstrip("\n"))
 
     def _wait_ready(self, deadline: float) -> None:
         pages = {

@@ -187,7 +187,10 @@ def test_killed_under_load_and_started_again(engine: Path) -> None:
 
 @pytest.mark.parametrize("which", ["tritonserver", "stub"])
 def test_death_under_load_is_told(which: str, engine: Path) -> None:
-    reasons = {"tritonserver": "tritonserver ended", "stub": "the process that runs the model died"}
+    reasons = {
+        "tritonserver": "tritonserver ended with status -9",
+        "stub": "the process that runs the model died",
+    }
     with served(engine) as running:
         (stub,) = [pid for pid in running.members() if pid != running.pid]
         with load(running, {**LASTING, "stream": True}):
