@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Speed of the linear kernels on one thread, beside what the machine can do at that moment.
+//
+//     make test-cpp
+//     LIBRARY=build/tests/libenginery_static.a
+//     g++ -std=c++20 -O2 -Iruntime/src benchmarks/kernels.cc $LIBRARY -pthread -o build/kernels
+//     build/kernels [isa]
+//
+// Times are of the thread's own CPU time, and the ceiling (a loop of the scheme's multiply-add on
+// registers, AVX-512 only) is measured again before every line, so that other load distorts both
+// alike. Columns are rows of x; figures are G operations/s and the share of the ceiling. `stream`
+// is one row over weights that no cache holds, in GB/s of weights.
+#include "kernels/kernels.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using enginery::Kernels;
+using enginery::LinearArgs;
+using enginery::LinearKernel;
+
+double Now() {
+  timespec time;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+// Seconds of the median of several runs that take 0.1 s together. Not the fastest: the clock of a
+// virtual machine jumps now and then.
+template <class Body>
+double Median(const Body& body) {
+  std::vector<double> runs;
+  for (double total = 0; total < 0.1 || runs.size() < 3; total += runs.back()) {
+    const double begin = Now();
+    body();
+    runs.push_back(Now() - begin);
+  }
+  std::ranges::nth_element(runs, runs.begin() + static_cast<long>(runs.size() / 2));
+  return runs[runs.size() / 2];
+}
+
+enum class Unit { kF32, kBf16, kI8 };
+
+#if defined(__x86_64__)
+constexpr int kChains = 12;  // more than the latency of any of these instructions
+constexpr int kRounds = 20000;
+
+// Twelve independent chains of one instruction on zmm0 .. zmm11; operands are zero.
+#define ENGINERY_CHAINS(op)                                                                 \
+  __asm__ volatile(op " %%zmm31, %%zmm30, %%zmm0\n" op " %%zmm31, %%zmm30, %%zmm1\n" op     \
+                      " %%zmm31, %%zmm30, %%zmm2\n" op " %%zmm31, %%zmm30, %%zmm3\n" op     \
+                      " %%zmm31, %%zmm30, %%zmm4\n" op " %%zmm31, %%zmm30, %%zmm5\n" op     \
+                      " %%zmm31, %%zmm30, %%zmm6\n" op " %%zmm31, %%zmm30, %%zmm7\n" op     \
+                      " %%zmm31, %%zmm30, %%zmm8\n" op " %%zmm31, %%zmm30, %%zmm9\n" op     \
+                      " %%zmm31, %%zmm30, %%zmm10\n" op " %%zmm31, %%zmm30, %%zmm11\n" ::   \
+                          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
+                            "xmm8", "xmm9", "xmm10", "xmm11")
+
+__attribute__((target("avx512f"))) void RunChains(Unit unit) {
+  __asm__ volatile("vpxord %%zmm30, %%zmm30, %%zmm30\nvpxord %%zmm31, %%zmm31, %%zmm31" ::
+                       : "xmm30", "xmm31");
+  for (int i = 0; i < kRounds; ++i) {
+    switch (unit) {
+      case Unit::kF32:
+        ENGINERY_CHAINS("vfmadd231ps");
+        break;
+      case Unit::kBf16:
+        ENGINERY_CHAINS("vdpbf16ps");
+        break;
+      case Unit::kI8:
+        ENGINERY_CHAINS("vpdpbusd");
+        break;
+    }
+  }
+}
+#endif
+
+// G operations/s of the unit; 0 where there is no loop for the instruction set.
+double Ceiling([[maybe_unused]] Unit unit, [[maybe_unused]] const Kernels& kernels) {
+#if defined(__x86_64__)
+  if (std::strcmp(kernels.name, "avx512") == 0) {
+    const double per_instruction = unit == Unit::kF32 ? 32 : unit == Unit::kBf16 ? 64 : 128;
+    return kRounds * kChains * per_instruction / Median([&] { RunChains(unit); }) * 1e-9;
+  }
+#endif
+  return 0;
+}
+
+struct Scheme {
+  const char* name;
+  LinearKernel Kernels::* kernel;
+  Unit unit;
+  int64_t x_bytes, weight_bytes;  // of an element
+};
+
+constexpr Scheme kSchemes[] = {
+    {"f32", &Kernels::linear_f32_f32, Unit::kF32, 4, 4},
+    {"bf16", &Kernels::linear_bf16_bf16, Unit::kBf16, 2, 2},
+    {"int8_dynamic", &Kernels::linear_i8_i8, Unit::kI8, 1, 1},
+    {"int8_wo f32", &Kernels::linear_f32_i8, Unit::kF32, 4, 1},
+    {"int8_wo bf16", &Kernels::linear_bf16_i8, Unit::kBf16, 2, 1},
+};
+
+// A product of zeros: the time does not depend on the values.
+class Product {
+ public:
+  Product(const Scheme& scheme, int64_t rows, int64_t n, int64_t k)
+      : x_(Zeros(rows * k * scheme.x_bytes)),
+        weight_(Zeros(n * k * scheme.weight_bytes)),
+        x_scale_(static_cast<size_t>(rows)),
+        scale_(static_cast<size_t>(n)),
+        column_sums_(static_cast<size_t>(n)),
+        y_(static_cast<size_t>(rows * n)) {
+    args_.x = x_.get();
+    args_.x_pitch = k * scheme.x_bytes;
+    args_.x_scale = x_scale_.data();
+    args_.weight = weight_.get();
+    args_.scale = scale_.data();
+    args_.column_sums = column_sums_.data();
+    args_.y = y_.data();
+    args_.y_pitch = n;
+    args_.num_rows = rows;
+    args_.n = n;
+    args_.k = k;
+    args_.panel_end = n / enginery::kPanelChannels;
+  }
+  double Seconds(LinearKernel kernel) const {
+    return Median([&] { kernel(args_); });
+  }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  using Bytes = std::unique_ptr<void, Free>;
+  static Bytes Zeros(int64_t bytes) {
+    const auto size = static_cast<size_t>((bytes + 63) / 64 * 64);
+    Bytes memory(std::aligned_alloc(64, size));
+    std::memset(memory.get(), 0, size);  // pages of its own, not the shared one of zeros
+    return memory;
+  }
+  Bytes x_, weight_;
+  std::vector<float> x_scale_, scale_;
+  std::vector<int32_t> column_sums_;
+  std::vector<float> y_;
+  LinearArgs args_{};
+};
+
+struct Shape {
+  int64_t n, k;
+};
+
+// The linears of a model of the Qwen2.5-0.5B shape: qkv, gate and up, down.
+constexpr Shape kShapes[] = {{1152, 896}, {9728, 896}, {896, 4864}};
+constexpr int64_t kRows[] = {1, 2, 4, 6, 8, 16, 32, 128, 512};
+constexpr int64_t kStreamBytes = 256 << 20;
+
+void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
+  const double ceiling = Ceiling(scheme.unit, kernels);
+  std::printf("%-12s [%5ld, %4ld]  ceiling %4.0f", scheme.name, static_cast<long>(shape.n),
+              static_cast<long>(shape.k), ceiling);
+  for (const int64_t rows : kRows) {
+    const double seconds = Product(scheme, rows, shape.n, shape.k).Seconds(kernels.*scheme.kernel);
+    const double rate = 2.0 * static_cast<double>(rows * shape.n * shape.k) / seconds * 1e-9;
+    std::printf("  %ld: %.0f", static_cast<long>(rows), rate);
+    if (ceiling > 0) std::printf(" (%.0f%%)", 100 * rate / ceiling);
+  }
+  const int64_t panel_bytes = enginery::kPanelChannels * shape.k * scheme.weight_bytes;
+  const int64_t channels = kStreamBytes / panel_bytes * enginery::kPanelChannels;
+  const double seconds = Product(scheme, 1, channels, shape.k).Seconds(kernels.*scheme.kernel);
+  std::printf("  stream: %.1f\n",
+              static_cast<double>(channels * shape.k * scheme.weight_bytes) / seconds * 1e-9);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Kernels* kernels = enginery::FindKernels(argc > 1 ? argv[1] : "auto");
+  if (kernels == nullptr) {
+    std::fprintf(stderr, "this machine has no %s; known: auto, avx512, avx2, portable\n", argv[1]);
+    return 1;
+  }
+  std::printf("%s, one thread\n", kernels->name);
+  for (const Scheme& scheme : kSchemes) {
+    for (const Shape& shape : kShapes) Measure(*kernels, scheme, shape);
+  }
+  return 0;
+}
