@@ -5,6 +5,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/str_cat.h"
 
 namespace enginery {
 namespace {
@@ -49,12 +53,20 @@ int ThreadPool::NumUsableCpus() {
 
 ThreadPool::ThreadPool(int num_threads) {
   workers_.reserve(static_cast<size_t>(num_threads - 1));
-  for (int thread = 1; thread < num_threads; ++thread) {
-    workers_.emplace_back([this, thread] { Work(thread); });
+  try {
+    for (int thread = 1; thread < num_threads; ++thread) {
+      workers_.emplace_back([this, thread] { Work(thread); });
+    }
+  } catch (const std::system_error& error) {
+    Stop();
+    throw Error(ENGINERY_OUT_OF_MEMORY,
+                StrCat("cannot start ", num_threads, " threads: ", std::string_view(error.what())));
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { Stop(); }
+
+void ThreadPool::Stop() {
   stop_.store(true);
   wake_.fetch_add(1);
   wake_.notify_all();

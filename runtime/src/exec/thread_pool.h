@@ -18,7 +18,8 @@ class ThreadPool {
   // Most tasks that one ParallelFor takes.
   static constexpr int64_t kMaxTasks = INT32_MAX;
 
-  // num_threads >= 1 counts the caller of ParallelFor, who works too.
+  // num_threads >= 1 counts the caller of ParallelFor, who works too. Throws
+  // Error(ENGINERY_OUT_OF_MEMORY) when the system refuses threads.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -53,6 +54,7 @@ class ThreadPool {
 
   void Run(int64_t num_tasks, TaskFunction function, const void* body);
   void Work(int thread);
+  void Stop();
   // Runs tasks of the current loop while there are any; false when there was none.
   bool RunTasks(int thread);
 

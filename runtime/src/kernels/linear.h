@@ -46,7 +46,7 @@ struct Prefetch {
   const std::byte* next;    // null: own weights, kOwnBytes ahead
   int64_t bytes_per_group;  // of k: a line for every panel, two lines, one, or none
   static constexpr int64_t kOwnBytes = 1024;
-  static constexpr int64_t kMaxGroupBytes = 512 * 1024;  // half of the L2 of current servers
+  static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
 };
 
 // Of tile t of num_tiles over the panel group at `panel`.
