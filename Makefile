@@ -17,7 +17,13 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CMAKE_GENERATOR := Ninja
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-INSTALL := $(PIP) --no-build-isolation --editable
+comma := ,
+# scikit-build-core also puts the folder above the clone on the import path, where any folder that is
+# called like a module would be taken for it. The redirecting import hook is all that is needed.
+define install_editable
+@$(PIP) --no-build-isolation --editable $(1)
+@sed -i '/^import /!d' $(VENV)/lib/python3*/site-packages/_editable_skbc_enginery.pth
+endef
 CORE_SOURCES := CMakeLists.txt $(shell find runtime -name '*.cc' -o -name '*.h')
 CXX_FILES = $(shell find runtime tests examples triton_backend plugins \
               \( -name '*.cc' -o -name '*.h' -o -name '*.c' \) 2>/dev/null)
@@ -91,7 +97,7 @@ $(STAMPS)/tools: $(STAMPS)/venv
 
 $(STAMPS)/serve: pyproject.toml | $(STAMPS)/tools
 	@echo "==> installing enginery[serve] (builds the C++ core)"
-	@$(INSTALL) '.[serve]'
+	$(call install_editable,'.[serve]')
 	@touch $@ $(STAMPS)/core
 
 # torch goes first: what depends on it must find it there and not choose another.
@@ -99,11 +105,11 @@ $(STAMPS)/dev: pyproject.toml | $(STAMPS)/tools
 	@echo "==> installing torch, the tests' reference"
 	@$(PIP) torch==2.13.0 'numpy<2'
 	@echo "==> installing enginery[dev,serve] (builds the C++ core)"
-	@$(INSTALL) '.[dev,serve]'
+	$(call install_editable,'.[dev$(comma)serve]')
 	@touch $@ $(STAMPS)/serve $(STAMPS)/core
 
 # Python is used in place; the library is built again after a change in C++.
 $(STAMPS)/core: $(CORE_SOURCES) | $(STAMPS)/tools
 	@echo "==> building the C++ core"
-	@$(INSTALL) . --no-deps
+	$(call install_editable,. --no-deps)
 	@touch $@
