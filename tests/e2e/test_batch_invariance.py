@@ -151,16 +151,20 @@ def test_context_logits_and_chunks(case: Case) -> None:
 
 
 def test_preemption(case: Case) -> None:
-    # Blocks for about five of the sequences: the others' growth preempts the youngest.
+    # Blocks for about two of the sequences: their growth preempts the youngest. Who runs beside
+    # whom depends on when each arrives, so one round may pass without it, hardly all of them.
     options = RuntimeOptions(
-        policy="MAX_UTILIZATION", kv_cache_bytes=36 * block_bytes(case.engine), num_threads=2
+        policy="MAX_UTILIZATION", kv_cache_bytes=16 * block_bytes(case.engine), num_threads=2
     )
     with Runtime(case.engine, options) as runtime:
-        assert_same(run_jobs(runtime, case.jobs), case.alone)
-        stats = settled(runtime)
-        assert stats.num_blocks == 36
+        for _ in range(20):
+            assert_same(run_jobs(runtime, case.jobs), case.alone)
+            stats = settled(runtime)
+            assert stats.num_blocks == 16
+            assert stats.num_free_blocks == stats.num_blocks
+            if stats.num_preemptions > 0:
+                break
         assert stats.num_preemptions > 0
-        assert stats.num_free_blocks == stats.num_blocks
 
 
 def test_prefix_reuse(case: Case) -> None:
