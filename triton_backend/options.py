@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from enginery.runtime.abi import POLICIES
 from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.runtime import RuntimeOptions
 
@@ -22,11 +23,7 @@ _RUNTIME_PARAMETERS = {
     "num_threads": "num_threads",
     "isa": "isa",
 }
-_POLICIES = {
-    "guaranteed_no_evict": "GUARANTEED_NO_EVICT",
-    "max_utilization": "MAX_UTILIZATION",
-    "static_batch": "STATIC_BATCH",
-}
+_POLICIES = {name.lower(): name for name in POLICIES}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 

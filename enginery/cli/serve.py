@@ -24,12 +24,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from enginery.cli.flags import FlagParser
+from enginery.runtime.abi import POLICIES
 from enginery.runtime.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from enginery.triton_backend.server import TritonServer
 
-_POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH")
 _SERVER_DIED = 1
 # Lines of tritonserver that look like errors and are none: it tells a machine without a GPU from
 # one with, and it was told to end.
@@ -77,7 +77,9 @@ def add_arguments(parser: FlagParser) -> None:
     runtime.add_argument(
         "--max_queue_size", type=int, default=0, help="waiting requests before UNAVAILABLE (0: any)"
     )
-    runtime.add_argument("--policy", choices=_POLICIES, default=_POLICIES[0], help="%(default)s")
+    runtime.add_argument(
+        "--policy", choices=tuple(POLICIES), default="GUARANTEED_NO_EVICT", help="%(default)s"
+    )
     runtime.add_argument("--num_threads", type=int, default=0, help="0: all this process may use")
     runtime.add_argument("--max_chunk_tokens", type=int, default=0, help="longest prefill chunk")
     runtime.add_argument("--disable_chunked_context", action="store_true")
