@@ -22,8 +22,14 @@ MAY_IMPORT = {
     "builder": ("enginery.quantization", "enginery.plugins", "enginery.configs"),
     "configs": (),
     "enginery": ("enginery",),
-    # The public executor interface and nothing else: a plugin knows no engine and no builder.
-    "plugins": ("enginery.runtime.executor",),
+    # The public executor interface and nothing else: a plugin knows no builder.
+    "plugins": (
+        "enginery.runtime.batch",
+        "enginery.runtime.engine",
+        "enginery.runtime.errors",
+        "enginery.runtime.executor",
+        "enginery.runtime.executors",
+    ),
     "quantization": (),
     # The engine directory is the only contract between builder and runtime.
     "runtime": (),
@@ -43,7 +49,10 @@ MAY_IMPORT_EAGERLY = {
 }
 # Module prefixes that are only ever imported by the code that asks for their extra.
 EXTRA_ONLY_MODULES = (
+    "enginery.builder.targets.tensorrt.onnx_segment",  # onnx
+    "enginery.plugins.emulate",  # torch, onnxruntime and the Triton language
     "enginery.plugins.kernels",  # Triton-language kernels import the language at the top
+    "enginery.runtime.executors.cuda",  # cuda-python
     "enginery.quantization.calibration",  # torch and modelopt
     "enginery.triton_backend.model",  # runs inside Triton server, beside its utilities
 )
