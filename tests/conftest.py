@@ -3,6 +3,9 @@
 
 In continuous integration (`CI=true`) a test that skips itself fails: what an unmarked test needs
 must be there, or the suite would pass by not running. Tests marked `gpu` or `slow` may skip.
+
+The process that runs the tests interprets Triton-language kernels; a test that compiles some starts
+a process for it (`enginery.plugins.kernels.spec`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,10 @@ import os
 from collections.abc import Generator
 
 import pytest
+
+from enginery.plugins.kernels import spec
+
+spec.use_interpreter()
 
 MAY_SKIP = ("gpu", "slow")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
