@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,6 +16,38 @@ from enginery.builder.errors import OptionError, Problem, Problems, SkuError
 SKU_PACKAGE = "enginery.configs"
 
 
+RATE_DTYPES = ("bfloat16", "float16", "fp8", "int8")
+# What compiles the segments of a tensorrt engine; "native" is our own kernels.
+PROVIDERS = ("native", "tensorrt_rtx", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What an entry of target tensorrt says of its hardware beyond the memory.
+
+    Attributes:
+        compute_capability: (major, minor).
+        num_sms: streaming multiprocessors.
+        bandwidth: of the memory, bytes per second.
+        peak_rates: operations per second of dense matrix products, by operand dtype ("bfloat16",
+            "float16", "fp8", "int8"); a dtype that is not there the hardware does not multiply.
+        providers: of segments, in order of preference; all of them are built.
+        verified: what of an engine ran on this hardware; empty where nothing did.
+    """
+
+    compute_capability: tuple[int, int]
+    num_sms: int
+    bandwidth: float
+    peak_rates: Mapping[str, float]
+    providers: tuple[str, ...]
+    verified: str
+
+    @property
+    def sm(self) -> int:
+        """The compute capability as one number, 90 for (9, 0)."""
+        return 10 * self.compute_capability[0] + self.compute_capability[1]
+
+
 @dataclass(frozen=True)
 class Sku:
     """One SKU.
@@ -24,9 +57,11 @@ class Sku:
         target: the target that it is lowered to.
         dtypes, qformats, kv_cache_dtypes: what may be built for it.
         memory_bytes: its memory; None is that of the machine that plans.
+        reserved_bytes: what of it no engine can have.
         kv_cache_fraction: share of what weights and workspace leave for the KV cache by default.
         max_batch_size, max_num_tokens, tokens_per_block: default limits.
         accepted_tokens_per_block: the block sizes that its kernels take.
+        gpu: of target tensorrt alone; None elsewhere.
     """
 
     name: str
@@ -40,6 +75,13 @@ class Sku:
     max_num_tokens: int
     tokens_per_block: int
     accepted_tokens_per_block: tuple[int, ...]
+    reserved_bytes: int = 0
+    gpu: Gpu | None = None
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether engines for it ran on it."""
+        return self.gpu is None or bool(self.gpu.verified)
 
 
 def sku_names() -> list[str]:
@@ -75,6 +117,8 @@ def parse_sku(name: str, text: str) -> Sku:
         table = _Table("", tomllib.loads(text), problems)
     except tomllib.TOMLDecodeError as error:
         raise SkuError(f"{name}.toml", [Problem("file", f"is not valid TOML: {error}")]) from None
+    # Tables beyond those of every SKU belong to its target.
+    is_gpu = table.values.get("target") == "tensorrt"
     memory, defaults = table.table("memory"), table.table("defaults")
     accepted = table.table("accepted")
     memory_bytes = memory.take("bytes", lambda v: v == "host" or _is_count(v), "host or a size")
@@ -99,11 +143,37 @@ def parse_sku(name: str, text: str) -> Sku:
             )
             or ()
         ),
+        reserved_bytes=memory.count("reserved_bytes") if is_gpu else 0,
+        gpu=_gpu(table) if is_gpu else None,
     )
-    for part in (table, memory, defaults, accepted):
+    for part in (memory, defaults, accepted, table):
         part.note_unknown()
     problems.raise_if_any()
     return sku
+
+
+def _gpu(table: _Table) -> Gpu:
+    """The entry's table `gpu`."""
+    gpu = table.table("gpu")
+    rates = gpu.table("peak_rates")
+    capability = gpu.take(
+        "compute_capability",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(type(i) is int and i >= 0 for i in v),
+        "a list [major, minor]",
+    )
+    parsed = Gpu(
+        compute_capability=tuple(capability or (0, 0)),
+        num_sms=gpu.count("num_sms"),
+        bandwidth=gpu.rate("bandwidth"),
+        peak_rates={name: rates.rate(name) for name in RATE_DTYPES if name in rates.values},
+        providers=gpu.strings("providers"),
+        verified=gpu.take("verified", lambda v: isinstance(v, str), "a string") or "",
+    )
+    if not parsed.providers or not set(parsed.providers) <= set(PROVIDERS):
+        gpu.note("providers", f"is not a list of some of {', '.join(PROVIDERS)}")
+    gpu.note_unknown()
+    rates.note_unknown()
+    return parsed
 
 
 class _Table:
@@ -130,6 +200,10 @@ class _Table:
     def count(self, name: str) -> int:
         return self.take(name, _is_count, "a positive integer") or 1
 
+    def rate(self, name: str) -> float:
+        value = self.take(name, _is_rate, "a positive number")
+        return float(value) if value is not None else 1.0
+
     def strings(self, name: str) -> tuple[str, ...]:
         def accepts(value: Any) -> bool:
             return isinstance(value, list) and all(isinstance(item, str) for item in value)
@@ -138,7 +212,11 @@ class _Table:
 
     def table(self, name: str) -> _Table:
         values = self.take(name, lambda v: isinstance(v, dict), "a table") or {}
-        return _Table(f"{name}.", values, self.problems)
+        return _Table(f"{self.name}{name}.", values, self.problems)
+
+    def note(self, name: str, message: str) -> None:
+        if name in self.values:
+            self.problems.add(self.name + name, message)
 
     def note_unknown(self) -> None:
         for name in self.values.keys() - self._taken:
@@ -147,6 +225,10 @@ class _Table:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and value > 0
 
 
 def _folder() -> Traversable:
