@@ -107,6 +107,15 @@ const TokenBytes& Engine::token_bytes() const { return rank(0).token_bytes(); }
 const ModelConfig& Engine::config() const { return rank(0).config(); }
 const std::string& Engine::target() const { return rank(0).header().target; }
 const std::string& Engine::sku() const { return rank(0).header().sku; }
+std::vector<std::string> Engine::skus() const {
+  constexpr std::string_view kPrefix = "sku.";
+  std::vector<std::string> skus;
+  for (const Section& section : rank(0).sections()) {
+    if (section.name.starts_with(kPrefix)) skus.push_back(section.name.substr(kPrefix.size()));
+  }
+  if (skus.empty()) skus.push_back(sku());
+  return skus;
+}
 const std::string& Engine::variant() const { return rank(0).header().variant; }
 const std::string& Engine::builder_version() const { return rank(0).header().builder_version; }
 
@@ -117,7 +126,7 @@ uint64_t Engine::weight_bytes() const {
 }
 
 uint64_t Engine::kv_bytes_per_token() const {
-  return KvBytesPerToken(config()) * static_cast<uint64_t>(tp_size());
+  return KvBytesPerToken(config(), target()) * static_cast<uint64_t>(tp_size());
 }
 
 }  // namespace enginery

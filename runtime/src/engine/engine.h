@@ -37,7 +37,8 @@ class Engine {
   const TokenBytes& token_bytes() const;  // of rank 0
   const ModelConfig& config() const;      // the same on every rank
   const std::string& target() const;
-  const std::string& sku() const;
+  const std::string& sku() const;         // of the header; "several" when built for more than one
+  std::vector<std::string> skus() const;  // that it holds a payload for, at least one
   const std::string& variant() const;
   const std::string& builder_version() const;
   uint64_t weight_bytes() const;        // of all ranks

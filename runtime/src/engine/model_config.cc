@@ -14,6 +14,8 @@ constexpr std::string_view kOwner = "program";
 // Generous, and small enough that their products below stay far from 2^63.
 constexpr int64_t kMaxCount = 1 << 16;      // layers, heads, head_dim
 constexpr int64_t kMaxTokens = 0x7fffffff;  // positions and packed tokens are i32
+// The cpu executor pads a head's row of V to a multiple of these (PaddedHeadDim in kernels.h).
+constexpr uint64_t kCpuValueColumns = 16;
 
 std::string GetOneOf(const Attributes& attributes, std::string_view name,
                      std::initializer_list<std::string_view> accepted) {
@@ -51,9 +53,11 @@ ModelConfig ReadModelConfig(const Attributes& attributes) {
   };
   ModelConfig config;
   config.architecture = GetString(attributes, "architecture", kOwner);
-  config.dtype = GetOneOf(attributes, "dtype", {"float32", "bfloat16"});
-  config.qformat = GetOneOf(attributes, "qformat", {"none", "int8_wo", "int8_dynamic"});
-  config.kv_cache_dtype = GetOneOf(attributes, "kv_cache_dtype", {"float32", "bfloat16"});
+  config.dtype = GetOneOf(attributes, "dtype", {"float32", "bfloat16", "float16"});
+  config.qformat = GetOneOf(attributes, "qformat",
+                            {"none", "int8_wo", "int8_dynamic", "int8_sq", "int4_wo", "fp8"});
+  config.kv_cache_dtype =
+      GetOneOf(attributes, "kv_cache_dtype", {"float32", "bfloat16", "float16", "fp8", "int8"});
   config.vocab_size = get_int("vocab_size", 1, kMaxColumns);
   config.hidden_size = get_int("hidden_size", 1, kMaxColumns);
   config.num_layers = get_int("num_layers", 1, kMaxCount);
@@ -75,10 +79,15 @@ ModelConfig ReadModelConfig(const Attributes& attributes) {
   return config;
 }
 
-uint64_t KvBytesPerToken(const ModelConfig& config) {
-  const uint64_t element_bytes = config.kv_cache_dtype == "float32" ? 4 : 2;
-  return 2 * element_bytes * static_cast<uint64_t>(config.num_layers) *
-         static_cast<uint64_t>(config.num_kv_heads) * static_cast<uint64_t>(config.head_dim);
+uint64_t KvBytesPerToken(const ModelConfig& config, std::string_view target) {
+  const std::string& dtype = config.kv_cache_dtype;
+  const uint64_t element_bytes = dtype == "float32" ? 4 : dtype == "fp8" || dtype == "int8" ? 1 : 2;
+  const auto k_columns = static_cast<uint64_t>(config.head_dim);
+  const uint64_t v_columns =
+      target == "cpu" ? (k_columns + kCpuValueColumns - 1) / kCpuValueColumns * kCpuValueColumns
+                      : k_columns;
+  return element_bytes * static_cast<uint64_t>(config.num_layers) *
+         static_cast<uint64_t>(config.num_kv_heads) * (k_columns + v_columns);
 }
 
 }  // namespace enginery

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/program.h"
@@ -26,8 +27,9 @@ struct ModelConfig {
 // type or out of range.
 ModelConfig ReadModelConfig(const Attributes& attributes);
 
-// Bytes that one token's keys and values take in one rank's KV cache, over all layers.
-uint64_t KvBytesPerToken(const ModelConfig& config);
+// Bytes that one token's keys and values take in one rank's KV cache, over all layers, with the
+// padding that the executor of `target` adds.
+uint64_t KvBytesPerToken(const ModelConfig& config, std::string_view target);
 
 }  // namespace enginery
 

@@ -36,8 +36,29 @@ std::string_view Name(DType dtype) {
       return "i8";
     case DType::kI32:
       return "i32";
+    case DType::kF8E4M3:
+      return "f8e4m3";
+    case DType::kI4:
+      return "i4";
   }
   return "?";
+}
+
+uint64_t ElementBits(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return 32;
+    case DType::kBF16:
+    case DType::kF16:
+      return 16;
+    case DType::kI8:
+    case DType::kF8E4M3:
+      return 8;
+    case DType::kI4:
+      return 4;
+  }
+  return 0;
 }
 
 std::string_view Name(Layout layout) {

@@ -17,13 +17,22 @@
 
 namespace enginery {
 
-enum class DType { kF32, kBF16, kF16, kI8, kI32 };
+enum class DType {
+  kF32,
+  kBF16,
+  kF16,
+  kI8,
+  kI32,
+  kF8E4M3,
+  kI4,  // two in a byte along the last dimension, the first in the low half
+};
 enum class Layout { kRows, kN16K1, kN16K2, kN16K4 };
 enum class Rows { kTokens, kLogits };
 
 std::string_view Name(DType dtype);
 std::string_view Name(Layout layout);
 std::string_view Name(Rows rows);
+uint64_t ElementBits(DType dtype);
 
 using Attribute =
     std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>>;
@@ -44,7 +53,7 @@ struct Tensor {
 // A scratch matrix of the step: [rows, columns].
 struct Value {
   std::string name;
-  DType dtype;  // kF32, kBF16 or kI8 (with one f32 scale per row beside it)
+  DType dtype;  // kF32, kBF16, kF16 or kI8 (on cpu with one f32 scale per row beside it)
   Rows rows;
   uint64_t columns;
 };

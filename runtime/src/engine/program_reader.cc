@@ -21,6 +21,13 @@ void RequireZero(ByteSpan record, size_t begin, size_t size, const std::string& 
                               " of the record are not zero"));
 }
 
+DType ReadValueDType(const std::string& name, std::string_view field) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8}) {
+    if (name == Name(dtype)) return dtype;
+  }
+  ThrowInvalid(kStatus, field, Quoted(name), "f32, bf16, f16, i8");
+}
+
 Value ReadValue(ProgramImage& image, uint32_t index) {
   const ByteSpan record = image.values()[index];
   std::string where = StrCat("values[", index, "]");
@@ -28,15 +35,7 @@ Value ReadValue(ProgramImage& image, uint32_t index) {
   value.name = image.Name(record, 0, kStatus, where + ".name");
   where += " " + Quoted(value.name);
   const std::string dtype = image.String(record, 8, kStatus, where + ": dtype");
-  if (dtype == Name(DType::kF32)) {
-    value.dtype = DType::kF32;
-  } else if (dtype == Name(DType::kBF16)) {
-    value.dtype = DType::kBF16;
-  } else if (dtype == Name(DType::kI8)) {
-    value.dtype = DType::kI8;
-  } else {
-    ThrowInvalid(kStatus, where + ": dtype", Quoted(dtype), "f32, bf16, i8");
-  }
+  value.dtype = ReadValueDType(dtype, where + ": dtype");
   const std::string rows = image.String(record, 16, kStatus, where + ": rows");
   if (rows == Name(Rows::kTokens)) {
     value.rows = Rows::kTokens;

@@ -14,20 +14,6 @@ constexpr enginery_status kStatus = ENGINERY_INVALID_TENSOR;
 constexpr uint32_t kMaxRank = 4;
 constexpr uint64_t kPanel = 16;  // output channels of a panel
 
-uint64_t ElementBytes(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-    case DType::kI32:
-      return 4;
-    case DType::kBF16:
-    case DType::kF16:
-      return 2;
-    case DType::kI8:
-      return 1;
-  }
-  return 0;
-}
-
 // Elements along K that stand together in a panel.
 uint64_t Group(Layout layout) {
   switch (layout) {
@@ -47,10 +33,11 @@ std::optional<uint64_t> RoundUp(uint64_t value, uint64_t multiple) {
 }
 
 DType ReadDType(const std::string& name, std::string_view field) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kI32}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kI32,
+                            DType::kF8E4M3, DType::kI4}) {
     if (name == Name(dtype)) return dtype;
   }
-  ThrowInvalid(kStatus, field, Quoted(name), "f32, bf16, f16, i8, i32");
+  ThrowInvalid(kStatus, field, Quoted(name), "f32, bf16, f16, i8, i32, f8e4m3, i4");
 }
 
 Layout ReadLayout(const std::string& name, std::string_view field) {
@@ -81,6 +68,16 @@ std::vector<uint64_t> ReadShape(ByteSpan record, Layout layout, const std::strin
   return shape;
 }
 
+// Rows of i4 begin at whole bytes.
+void CheckInt4(const Tensor& tensor, const std::string& where) {
+  if (tensor.layout != Layout::kRows) {
+    ThrowInvalid(kStatus, where + ": layout of i4", Quoted(Name(tensor.layout)), "rows");
+  }
+  if (tensor.shape.back() % 2 != 0) {
+    ThrowInvalid(kStatus, where + ": last dimension of i4", tensor.shape.back(), "even sizes");
+  }
+}
+
 Tensor ReadTensor(ProgramImage& image, uint32_t index, ByteSpan file,
                   const std::vector<Section>& sections) {
   const ByteSpan record = image.tensors()[index];
@@ -92,6 +89,7 @@ Tensor ReadTensor(ProgramImage& image, uint32_t index, ByteSpan file,
   tensor.layout =
       ReadLayout(image.String(record, 16, kStatus, where + ": layout"), where + ": layout");
   tensor.shape = ReadShape(record, tensor.layout, where);
+  if (tensor.dtype == DType::kI4) CheckInt4(tensor, where);
 
   tensor.section = Load<uint32_t>(record, 28);
   RequireRange(kStatus, where + ": section", tensor.section, 0, sections.size() - 1);
@@ -122,10 +120,11 @@ Tensor ReadTensor(ProgramImage& image, uint32_t index, ByteSpan file,
 }  // namespace
 
 std::optional<uint64_t> TensorBytes(DType dtype, Layout layout, std::span<const uint64_t> shape) {
-  std::optional<uint64_t> bytes = ElementBytes(dtype);
+  std::optional<uint64_t> bytes = dtype == DType::kI4 ? 1 : ElementBits(dtype) / 8;
   for (size_t i = 0; i < shape.size() && bytes.has_value(); ++i) {
     std::optional<uint64_t> size = shape[i];
     if (layout != Layout::kRows) size = RoundUp(shape[i], i == 0 ? kPanel : Group(layout));
+    if (dtype == DType::kI4 && i + 1 == shape.size()) size = shape[i] / 2;
     bytes = size.has_value() ? CheckedMultiply(*bytes, *size) : std::nullopt;
   }
   return bytes;

@@ -82,14 +82,27 @@ const Kernels& ChooseKernels(const std::string& isa) {
               StrCat("isa is \"", isa, "\"; accepted on this machine: ", accepted));
 }
 
+// The engine's target is not cpu: what it is for, and what would run it.
+std::string DescribeWrongTarget(const Engine& engine) {
+  std::string skus;
+  for (const std::string& sku : engine.skus()) skus += StrCat(skus.empty() ? "" : ", ", sku);
+  std::string text = StrCat(
+      "the engine is for target \"", engine.target(), "\", SKU ", skus,
+      "; the cpu executor runs engines for target \"cpu\": build the checkpoint for SKU cpu");
+  if (engine.target() == "tensorrt") {
+    text +=
+        ", or run this engine where its GPU is (enginery serve, enginery bench or Python's LLM "
+        "with the extra tensorrt installed), or on this machine with --emulate";
+  }
+  return text;
+}
+
 }  // namespace
 
 enginery_executor MakeCpuExecutor(std::shared_ptr<const Engine> engine,
                                   const CpuExecutorOptions& options, std::string* isa_name) {
   if (engine->target() != "cpu") {
-    throw Error(ENGINERY_WRONG_TARGET,
-                StrCat("the engine is for target \"", engine->target(), "\" and SKU \"",
-                       engine->sku(), "\"; the cpu executor runs engines for target cpu"));
+    throw Error(ENGINERY_WRONG_TARGET, DescribeWrongTarget(*engine));
   }
   if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
     throw Error(ENGINERY_INVALID_ARGUMENT,

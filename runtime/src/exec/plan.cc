@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 
 #include "base/error.h"
 #include "base/str_cat.h"
@@ -25,7 +26,19 @@ void CheckRange(std::string_view name, int64_t value, int64_t high) {
   }
 }
 
+void CheckOneOf(std::string_view name, const std::string& value,
+                std::initializer_list<std::string_view> accepted) {
+  if (std::ranges::find(accepted, value) != accepted.end()) return;
+  std::string list;
+  for (const std::string_view one : accepted) list += StrCat(list.empty() ? "" : ", ", one);
+  ThrowInvalid(ENGINERY_UNSUPPORTED_OP, StrCat("program: attribute ", Quoted(name)), Quoted(value),
+               list);
+}
+
 void CheckConfig(const ModelConfig& config) {
+  CheckOneOf("dtype", config.dtype, {"float32", "bfloat16"});
+  CheckOneOf("qformat", config.qformat, {"none", "int8_wo", "int8_dynamic"});
+  CheckOneOf("kv_cache_dtype", config.kv_cache_dtype, {"float32", "bfloat16"});
   CheckRange("num_layers", config.num_layers, kMaxLayers);
   CheckRange("num_heads", config.num_heads, kMaxHeads);
   CheckRange("head_dim", config.head_dim, kMaxHeadDim);

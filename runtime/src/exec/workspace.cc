@@ -16,12 +16,8 @@ constexpr int64_t kMaxBufferBytes = int64_t{1} << 44;
 
 int64_t RoundUp(int64_t value) { return (value + kAlignment - 1) / kAlignment * kAlignment; }
 
-int64_t ElementBytes(DType dtype) {
-  return dtype == DType::kF32 ? 4 : dtype == DType::kBF16 ? 2 : 1;
-}
-
 int64_t Pitch(const BufferSpec& buffer) {
-  const int64_t bytes = buffer.columns * ElementBytes(buffer.dtype);
+  const int64_t bytes = buffer.columns * static_cast<int64_t>(ElementBits(buffer.dtype) / 8);
   if (buffer.is_dense) return bytes;
   // Rows a multiple of 2 KiB apart would compete for the same few sets of the L1 cache.
   const int64_t pitch = RoundUp(bytes);

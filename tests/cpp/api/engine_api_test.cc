@@ -74,7 +74,7 @@ TEST(info_is_that_of_the_engine) {
   REQUIRE_EQ(info.num_eos_token_ids, 1u);
   CHECK_EQ(info.eos_token_ids[0], 1);
   CHECK_EQ(info.weight_bytes, 2u * 7596);
-  CHECK_EQ(info.kv_bytes_per_token, 2u * 64);
+  CHECK_EQ(info.kv_bytes_per_token, 2u * 96);
 }
 
 TEST(info_of_an_older_and_a_newer_caller) {

@@ -107,7 +107,8 @@ TEST(the_model_config_is_read) {
   CHECK_EQ(config.bos_token_id, 0);
   CHECK_EQ(config.pad_token_id, -1);
   CHECK(config.eos_token_ids == std::vector<int64_t>{1});
-  CHECK_EQ(KvBytesPerToken(config), 2u * 1 * 8 * 4);
+  CHECK_EQ(KvBytesPerToken(config, "tensorrt"), 2u * 1 * 8 * 4);
+  CHECK_EQ(KvBytesPerToken(config, "cpu"), 1u * (8 + 16) * 4);  // V padded to 16 columns
 }
 
 TEST(the_token_bytes_are_read) {

@@ -37,7 +37,8 @@ TEST(a_directory_of_one_rank_is_opened) {
     CHECK_EQ(engine->token_bytes().bytes(9), "the");
     CHECK_EQ(engine->program(0).steps.size(), 13u);
     CHECK_EQ(engine->weight_bytes(), 7596u);
-    CHECK_EQ(engine->kv_bytes_per_token(), 64u);
+    CHECK_EQ(engine->kv_bytes_per_token(), 96u);
+    CHECK(engine->skus() == std::vector<std::string>{"cpu"});
   }
 }
 
@@ -50,7 +51,7 @@ TEST(every_rank_is_opened) {
   CHECK_EQ(engine->tp_size(), 3);
   for (int64_t rank = 0; rank < 3; ++rank) CHECK_EQ(engine->rank(rank).header().tp_rank, rank);
   CHECK_EQ(engine->weight_bytes(), 3u * 7596);
-  CHECK_EQ(engine->kv_bytes_per_token(), 3u * 64);
+  CHECK_EQ(engine->kv_bytes_per_token(), 3u * 96);
 }
 
 TEST(what_is_absent_is_named) {

@@ -30,7 +30,13 @@ TEST(tensor_bytes_count_the_padding) {
   CHECK(TensorBytes(DType::kF32, Layout::kN16K1, Shape{17, 5}) == 2u * 5 * 16 * 4);
   CHECK(TensorBytes(DType::kBF16, Layout::kN16K2, Shape{16, 5}) == 3u * 16 * 2 * 2);
   CHECK(TensorBytes(DType::kI8, Layout::kN16K4, Shape{1, 5}) == 2u * 16 * 4);
+  CHECK(TensorBytes(DType::kF8E4M3, Layout::kRows, Shape{3, 5}) == 15u);
+  CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{3, 6}) == 9u);
+  CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{10}) == 5u);
+  CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{2, 3, 4}) == 12u);
   const uint64_t huge = ~uint64_t{0};
+  CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{2, huge - 1}) == huge - 1);
+  CHECK(!TensorBytes(DType::kI4, Layout::kRows, Shape{3, huge - 1}).has_value());
   CHECK(TensorBytes(DType::kI8, Layout::kRows, Shape{huge}) == huge);
   CHECK(!TensorBytes(DType::kF16, Layout::kRows, Shape{huge}).has_value());
   CHECK(!TensorBytes(DType::kI8, Layout::kRows, Shape{uint64_t{1} << 32, uint64_t{1} << 32})

@@ -126,6 +126,16 @@ TEST(engines_and_options_that_cannot_run_are_refused) {
   CHECK_EQ(Refusal([](TinyEngine& tiny) { tiny.builder().target = "tensorrt"; }, {},
                    "the engine is for target \"tensorrt\""),
            ENGINERY_WRONG_TARGET);
+  const auto for_two_skus = [](TinyEngine& tiny) {
+    tiny.builder().target = "tensorrt";
+    tiny.builder().sku = "several";
+    tiny.builder().extra_sections = {{"segments", AlignedBytes(3), 64, 0},
+                                     {"sku.a100", AlignedBytes(4), 64, 0},
+                                     {"sku.h200", AlignedBytes(5), 64, 0}};
+  };
+  CHECK_EQ(Refusal(for_two_skus, {}, "SKU a100, h200; the cpu executor runs"),
+           ENGINERY_WRONG_TARGET);
+  CHECK_EQ(Refusal(for_two_skus, {}, "with --emulate"), ENGINERY_WRONG_TARGET);
   CHECK_EQ(Refusal([](TinyEngine& tiny) { tiny.builder().AddStep("softcap", {}, {}); }, {},
                    "no op \"softcap\""),
            ENGINERY_UNSUPPORTED_OP);

@@ -141,6 +141,12 @@ TEST(programs_must_make_sense_as_a_whole) {
 TEST(configurations_beyond_the_executor_are_unsupported) {
   Refused(ENGINERY_UNSUPPORTED_OP, "accepted: multiples of 16",
           [](Program& p) { p.attributes["tokens_per_block"] = int64_t{24}; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "\"kv_cache_dtype\" is \"fp8\"; accepted: float32, bfloat16",
+          [](Program& p) { p.attributes["kv_cache_dtype"] = "fp8"; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "\"qformat\" is \"int4_wo\"; accepted: none",
+          [](Program& p) { p.attributes["qformat"] = "int4_wo"; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "\"dtype\" is \"float16\"",
+          [](Program& p) { p.attributes["dtype"] = "float16"; });
   Refused(ENGINERY_UNSUPPORTED_OP, "accepted: 1..1024",
           [](Program& p) { p.attributes["tokens_per_block"] = int64_t{2048}; });
   Refused(ENGINERY_UNSUPPORTED_OP, "even numbers",

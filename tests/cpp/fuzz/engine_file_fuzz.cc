@@ -37,7 +37,7 @@ uint64_t Walk(const EngineFile& file) {
     for (const char c : file.token_bytes().bytes(static_cast<int32_t>(id))) sum += c != 0;
     sum += file.token_bytes().is_special(static_cast<int32_t>(id));
   }
-  sum += file.weight_bytes() + KvBytesPerToken(file.config());
+  sum += file.weight_bytes() + KvBytesPerToken(file.config(), file.header().target);
   return sum;
 }
 

@@ -136,8 +136,11 @@ TEST(program_attributes_are_checked) {
   };
   const std::vector<Row> rows = {
       {"architecture", int64_t{1}, "\"architecture\" has another type; accepted: string"},
-      {"dtype", "float16", "\"dtype\" is \"float16\"; accepted: float32, bfloat16"},
-      {"qformat", "int4", "\"qformat\" is \"int4\"; accepted: none, int8_wo, int8_dynamic"},
+      {"dtype", "fp8", "\"dtype\" is \"fp8\"; accepted: float32, bfloat16, float16"},
+      {"qformat", "int4",
+       "\"qformat\" is \"int4\"; accepted: none, int8_wo, int8_dynamic, int8_sq, int4_wo, fp8"},
+      {"kv_cache_dtype", "f16",
+       "\"kv_cache_dtype\" is \"f16\"; accepted: float32, bfloat16, float16, fp8, int8"},
       {"kv_cache_dtype", "", "\"kv_cache_dtype\" is \"\""},
       {"vocab_size", int64_t{0}, "\"vocab_size\" is 0; accepted: 1..16777216"},
       {"vocab_size", int64_t{-1}, "\"vocab_size\" is -1"},
@@ -202,7 +205,8 @@ TEST(tensor_records_are_checked) {
                            "tensors[0].name is the string at", kTensor),
       RecordSets<uint32_t>("name is empty", kAt, 0, 4, 0, "tensors[0].name is \"\"", kTensor),
       RecordSets<uint32_t>("dtype cut short", kAt, 0, 12, 1,
-                           "dtype is \"f\"; accepted: f32, bf16, f16, i8, i32", kTensor),
+                           "dtype is \"f\"; accepted: f32, bf16, f16, i8, i32, f8e4m3, i4",
+                           kTensor),
       RecordSets<uint32_t>("dtype beyond the strings", kAt, 0, 8, 0xffffffff,
                            "dtype is the string at 4294967295", kTensor),
       RecordSets<uint32_t>("layout cut short", kAt, 2, 20, 3,
@@ -248,6 +252,31 @@ TEST(tensor_records_are_checked) {
   });
 }
 
+// Rows of i4 begin at whole bytes, and nothing packs them.
+TEST(int4_tensors_are_checked) {
+  struct Row {
+    const char* layout;
+    std::vector<uint64_t> shape;
+    size_t num_bytes;
+    const char* message_part;
+  };
+  const std::vector<Row> rows = {
+      {"rows", {3, 5}, 8, "last dimension of i4 is 5; accepted: even sizes"},
+      {"rows", {7}, 4, "last dimension of i4 is 7; accepted: even sizes"},
+      {"rows", {3, 6}, 18, "bytes is 18; accepted: 9,"},
+      {"rows", {3, 6}, 8, "bytes is 8; accepted: 9,"},
+      {"rows", {kHuge - 1, 4}, 0, "a shape whose size fits 64 bits"},
+      {"n16k4", {3, 6}, 128, "layout of i4 is \"n16k4\"; accepted: rows"},
+      {"n16k2", {16, 2}, 16, "layout of i4 is \"n16k2\"; accepted: rows"},
+  };
+  for (const Row& row : rows) {
+    TinyEngine tiny;
+    tiny.builder().AddTensor("w4", "i4", row.layout, row.shape, AlignedBytes(row.num_bytes));
+    const AlignedBytes file = tiny.Build();
+    CheckRefused(row.message_part, file, ENGINERY_INVALID_TENSOR, row.message_part);
+  }
+}
+
 TEST(value_records_are_checked) {
   constexpr Place kAt = &FileMap::Value;
   CheckRefusals({
@@ -255,7 +284,7 @@ TEST(value_records_are_checked) {
                            "values[0].name is the string at"),
       RecordSets<uint32_t>("name is empty", kAt, 0, 4, 0, "values[0].name is \"\""),
       RecordSets<uint32_t>("dtype is empty", kAt, 0, 12, 0,
-                           "dtype is \"\"; accepted: f32, bf16, i8"),
+                           "dtype is \"\"; accepted: f32, bf16, f16, i8"),
       RecordSets<uint32_t>("rows cut short", kAt, 0, 20, 5,
                            "rows is \"token\"; accepted: tokens, logits"),
       RecordSets<uint64_t>("no columns", kAt, 0, 24, 0, "columns is 0; accepted: 1..16777216"),
@@ -268,7 +297,7 @@ TEST(value_records_are_checked) {
        [](AlignedBytes& file, const FileMap& map) {  // i32, of the last tensor
          Put(file, map.Value(0) + 8, Get<uint64_t>(file, map.Tensor(map.num_tensors - 1) + 8));
        },
-       kProgram, "dtype is \"i32\"; accepted: f32, bf16, i8"},
+       kProgram, "dtype is \"i32\"; accepted: f32, bf16, f16, i8"},
   });
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writes the files that tests compare with: tests/golden/tiny.* and the fuzz corpus. Run it from
+// Writes the files that tests compare with: tests/golden/tiny*.* and the fuzz corpus. Run it from
 // the repository root when the format changes on purpose, and look at the difference.
 #include <filesystem>
 #include <fstream>
@@ -12,12 +12,14 @@
 #include "engine/describe.h"
 #include "engine/engine_file.h"
 #include "support/tiny_engine.h"
+#include "support/tiny_tensorrt_engine.h"
 
 namespace {
 
 using enginery::test::AlignedBytes;
 using enginery::test::EngineBuilder;
 using enginery::test::TinyEngine;
+using enginery::test::TinyTensorrtEngine;
 
 void Write(const std::filesystem::path& path, const void* data, size_t bytes) {
   std::filesystem::create_directories(path.parent_path());
@@ -29,6 +31,13 @@ void Write(const std::filesystem::path& path, const void* data, size_t bytes) {
 
 void WriteCorpus(const std::string& name, const AlignedBytes& bytes) {
   Write("tests/cpp/fuzz/corpus/engine_file_fuzz/" + name, bytes.data(), bytes.size());
+}
+
+void WriteGolden(const std::string& name, const AlignedBytes& bytes) {
+  Write("tests/golden/" + name + ".engine", bytes.data(), bytes.size());
+  const std::string json =
+      enginery::DescribeJson(*enginery::EngineFile::FromMemory(bytes, name)) + "\n";
+  Write("tests/golden/" + name + ".json", json.data(), json.size());
 }
 
 // Small files first of all: the fewer bytes, the more mutations meet one that matters.
@@ -63,11 +72,11 @@ AlignedBytes Records() {
 
 int main() {
   const AlignedBytes tiny = TinyEngine().Build();
-  Write("tests/golden/tiny.engine", tiny.data(), tiny.size());
-  const std::string json =
-      enginery::DescribeJson(*enginery::EngineFile::FromMemory(tiny, "tiny.engine")) + "\n";
-  Write("tests/golden/tiny.json", json.data(), json.size());
+  const AlignedBytes tiny_tensorrt = TinyTensorrtEngine().Build();
+  WriteGolden("tiny", tiny);
+  WriteGolden("tiny_tensorrt", tiny_tensorrt);
   WriteCorpus("tiny", tiny);
+  WriteCorpus("tiny-tensorrt", tiny_tensorrt);
   WriteCorpus("tiny-tp2-rank1", TinyEngine(2, 1).Build());
   WriteCorpus("bare", Bare());
   WriteCorpus("records", Records());
