@@ -68,8 +68,8 @@ class PinnedMemory:
                     f"{num_bytes} bytes of page-locked host memory cannot be had"
                 ) from None
             raise
-        self.array: NDArray[np.uint8] = np.frombuffer(
-            (ctypes.c_uint8 * num_bytes).from_address(self.address), np.uint8
+        self.array: NDArray[np.uint8] = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * num_bytes).from_address(self.address)
         )
         self._is_freed = False
 

@@ -114,7 +114,7 @@ class PlanRunner:
         self, package: _Package, segment: SegmentImage, plan: PlanImage, stream: int
     ) -> None:
         self._package, self._segment, self._stream = package, segment, stream
-        self._engine = package.deserialize(segment.name, bytes(plan.plan))
+        self._engine = package.deserialize(segment.name, plan.data)
         # [low, high] rows of each profile, in order.
         self._ranges = [(profile.min, profile.max) for profile in plan.profiles]
         built = self._engine.num_optimization_profiles
@@ -137,7 +137,7 @@ class PlanRunner:
         context = self._contexts[self._profile_of(rows)]
         for value in self._segment.inputs:
             view = operands[value.name]
-            shape = tuple(rows if isinstance(extent, str) else extent for extent in value.shape)
+            shape = (rows, *value.shape) if value.is_value else value.shape
             if not context.set_input_shape(value.name, shape):
                 raise self._refusal(f"shape {shape} of {value.name!r}")
             self._bind(context, value.name, view)
