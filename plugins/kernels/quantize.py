@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+# mypy: allow-untyped-defs, allow-untyped-decorators
+"""Quantises activations, e.g. attention's output, with a static scale per tensor."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .quantised_store import store_as
+
+
+@triton.jit
+def quantize(x, inverse, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """out = round(x * inverse), clamped; grid: rows * cdiv(COLUMNS, BLOCK).
+
+    Args:
+        x: act [rows, COLUMNS].
+        inverse: float32 [1], one over the scale of `out`.
+        out: fp8e4nv or int8 [rows, COLUMNS].
+        COLUMNS: width of a row.
+        BLOCK: elements of a program, a power of two.
+    """
+    blocks: tl.constexpr = (COLUMNS + BLOCK - 1) // BLOCK
+    program = tl.program_id(0)
+    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    at = (program // blocks).to(tl.int64) * COLUMNS + column
+    mask = column < COLUMNS
+    store_as(out + at, tl.load(x + at, mask=mask, other=0.0).to(tl.float32), inverse, mask)
