@@ -102,6 +102,31 @@ def load_sku(name: str) -> Sku:
     return parse_sku(name, (_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def load_skus(names: str) -> tuple[Sku, ...]:
+    """Loads the SKUs of an engine, given by their names with commas between.
+
+    Raises:
+        OptionError: one is not known, named twice, or of another target than the first.
+        SkuError: a file is malformed.
+    """
+    problems = Problems("options", OptionError)
+    skus: list[Sku] = []
+    for name in names.split(","):
+        sku = load_sku(name.strip())
+        if any(sku.name == other.name for other in skus):
+            problems.add("sku", f"{sku.name} is named twice")
+        elif skus and sku.target != skus[0].target:
+            problems.add(
+                "sku",
+                f"{sku.name} has no engine in common with {skus[0].name}: their targets are "
+                f"{sku.target} and {skus[0].target}",
+                "build one engine for each",
+            )
+        skus.append(sku)
+    problems.raise_if_any()
+    return tuple(skus)
+
+
 def parse_sku(name: str, text: str) -> Sku:
     """Parses a SKU file.
 
