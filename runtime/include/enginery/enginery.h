@@ -202,7 +202,8 @@ typedef struct enginery_executor_info {
 /* Sampling of one logits row, for executors that sample themselves. */
 typedef struct enginery_sample_record {
   int32_t logit_row; /* index into logit_rows */
-  /* bit 0: greedy; bit 1: host_only (penalties, bias, logprobs: the C++ sampler does it) */
+  /* bit 0: greedy; bit 1: host_only (penalties, bias, logprobs, logits asked for: the C++ sampler
+   * does it, from the logits that the step gives back; a token id drawn for it is ignored) */
   uint32_t flags;
   float temperature;
   float top_p;
@@ -245,7 +246,11 @@ typedef struct enginery_batch {
 
 typedef struct enginery_step_output {
   uint64_t abi_size;
-  const float* logits; /* [L][vocab_size]; valid until the next execute */
+  /* [L][vocab_size]; valid until the next execute. NULL spares the copy when nobody reads it: every
+   * record of the step is without host_only and has a token id of at least 0, and every logit row
+   * is the row of some record (others are wanted for themselves, as return_context_logits does).
+   * Requests of a step that breaks this end with EXECUTOR_FAILED. */
+  const float* logits;
   /* [num_samples], -1 where the executor did not sample; NULL: none sampled */
   const int32_t* token_ids;
 } enginery_step_output;

@@ -32,14 +32,14 @@ void StepLoop::HandleOutput(const ScheduledStep& step, const enginery_step_outpu
     if (scheduled.draws_token) num_samples += static_cast<size_t>(sequence->num_slots);
     if (sequence->is_finished) continue;  // its request failed earlier in this step
     KeepContextLogits(scheduled, rows);
-    if (!scheduled.draws_token) continue;
+    if (!scheduled.draws_token || sequence->is_finished) continue;
     DrawTokens(sequence, rows == nullptr ? nullptr : rows + (count - 1) * vocab_size, tokens);
   }
 }
 
 void StepLoop::KeepContextLogits(const ScheduledSequence& scheduled, const float* rows) {
   auto* sequence = static_cast<OutputSequence*>(scheduled.sequence);
-  if (!sequence->wants_context_logits || rows == nullptr) return;
+  if (!sequence->wants_context_logits) return;
   // The rows are those of the last positions that are computed now; what a preempted sequence
   // computes again was kept the first time.
   const auto vocab_size = static_cast<size_t>(config_.model.vocab_size);
@@ -48,6 +48,13 @@ void StepLoop::KeepContextLogits(const ScheduledSequence& scheduled, const float
       static_cast<size_t>(std::min(sequence->num_computed_tokens, sequence->num_prompt_tokens));
   const size_t num_kept = kept.size() / vocab_size;
   if (sequence->num_output_tokens() > 0 || num_kept >= end) return;
+  if (rows == nullptr) {
+    EndRequest(sequence->request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
+               StrCat("the executor gave no logits; return_context_logits needs those of the "
+                      "prompt's positions ",
+                      num_kept, "..", end - 1));
+    return;
+  }
   kept.insert(kept.end(), rows, rows + (end - num_kept) * vocab_size);
 }
 
@@ -73,7 +80,8 @@ void StepLoop::DrawTokens(OutputSequence* sequence, const float* logits,
 bool StepLoop::DrawToken(const OutputSequence& sequence, OutputSequence* target,
                          const float* logits, int32_t executor_token, int32_t* token_id) {
   Request* request = sequence.request;
-  if (executor_token >= 0 && (target->sampling.flags & kHostOnly) == 0) {
+  // The records of a sequence that is about to fork are copies of its own.
+  if (executor_token >= 0 && (sequence.sampling.flags & kHostOnly) == 0) {
     *token_id = executor_token;
     if (executor_token < config_.model.vocab_size) return true;
     EndRequest(request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
@@ -83,7 +91,8 @@ bool StepLoop::DrawToken(const OutputSequence& sequence, OutputSequence* target,
   }
   if (logits == nullptr) {
     EndRequest(request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
-               "the executor gave neither logits nor a token");
+               "the executor gave neither logits nor a token that may be taken: a record that "
+               "is host_only or whose token is -1 needs logits");
     return false;
   }
   SampleContext context;
@@ -154,7 +163,11 @@ void StepLoop::AcceptToken(OutputSequence* sequence, int32_t token_id, const flo
 void StepLoop::UpdateSampling(OutputSequence* sequence) const {
   const Request& request = *sequence->request;
   const SamplingParams& params = request.sampling;
-  const bool needs_logits = params.num_logprobs >= 0 || request.wants_generation_logits;
+  // The row of a prompt's last token is wanted for itself as well as to draw from: an executor that
+  // draws on its device must not leave it there.
+  const bool is_prompt_row = request.wants_context_logits && sequence->num_output_tokens() == 0;
+  const bool needs_logits =
+      params.num_logprobs >= 0 || request.wants_generation_logits || is_prompt_row;
   const bool is_adjusted = NeedsAdjustment(params, sequence->num_output_tokens());
   sequence->sampling.flags =
       (params.temperature == 0.0f ? kGreedy : 0u) | (needs_logits || is_adjusted ? kHostOnly : 0u);

@@ -116,6 +116,7 @@ void RunRound(uint64_t seed, Totals* totals) {
       RandomRequests(&random, static_cast<size_t>(Pick(&random, 1, 14)));
   FakeExecutor executor(kVocabSize, options.num_blocks);
   executor.samples_greedy = Pick(&random, 0, 1) == 0;
+  executor.spares_logits = executor.samples_greedy && Pick(&random, 0, 1) == 0;
   Runtime runtime(MakeConfig(options), executor.table(), nullptr);
   std::vector<uint64_t> ids;
   std::vector<uint64_t> cancelled;

@@ -299,6 +299,50 @@ TEST(a_failing_step_ends_its_requests_and_the_loop_goes_on) {
   CHECK_EQ(runtime.Stats().num_free_blocks, runtime.Stats().num_blocks);
 }
 
+TEST(logits_are_spared_where_nobody_reads_them) {
+  Fixture f;
+  f.executor.samples_greedy = true;
+  f.executor.spares_logits = true;
+  Runtime& runtime = f.Start();
+  TestRequest plain = Endless({1, 2, 3}, 4);
+  const uint64_t plain_id = runtime.Submit(plain.view());
+  CHECK(TakeResults(&runtime, 1).at({plain_id, 0}).token_ids == Reference(&plain, 0).token_ids);
+  CHECK_EQ(f.executor.num_spared_steps, 4);
+
+  // The row that the token is drawn from is the only one, and it is wanted.
+  TestRequest context = Endless({5}, 2);
+  context.fields.return_context_logits = 1;
+  const uint64_t context_id = runtime.Submit(context.view());
+  const SequenceResult r = TakeResults(&runtime, 1).at({context_id, 0});
+  CHECK_EQ(r.status, ENGINERY_OK);
+  const std::vector<int32_t> prompt = {5};
+  CHECK(r.context_logits == HashModel::Logits(prompt, kVocabSize));
+  CHECK_EQ(f.executor.num_spared_steps, 5);  // its second token
+}
+
+TEST(logits_that_are_needed_and_absent_end_the_request) {
+  Fixture f;
+  f.executor.samples_greedy = true;
+  f.executor.forgets_logits = true;
+  Runtime& runtime = f.Start();
+  const auto error_of = [&](TestRequest request) {
+    const uint64_t id = runtime.Submit(request.view());
+    const SequenceResult r = TakeResults(&runtime, 1).at({id, 0});
+    CHECK_EQ(r.finish_reason, ENGINERY_FINISH_ERROR);
+    CHECK_EQ(r.status, ENGINERY_EXECUTOR_FAILED);
+    return r.error;
+  };
+  TestRequest drawn = Endless({1, 2}, 3);
+  drawn.fields.temperature = 1.0f;  // the fake executor gives -1
+  CHECK(error_of(drawn).find("neither logits nor a token") != std::string::npos);
+  TestRequest host_only = Endless({1, 2}, 3);
+  host_only.fields.num_logprobs = 0;
+  CHECK(error_of(host_only).find("host_only") != std::string::npos);
+  TestRequest context = Endless({1, 2, 3}, 3);
+  context.fields.return_context_logits = 1;
+  CHECK(error_of(context).find("needs those of the prompt's positions 0..2") != std::string::npos);
+}
+
 // What a failed step may have half written is not found as a prefix later.
 TEST(nothing_of_a_failed_step_is_reused) {
   Fixture f;

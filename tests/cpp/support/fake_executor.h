@@ -86,6 +86,8 @@ class FakeExecutor {
   int32_t nan_token = -1;       // a context that ends with it gives NaN
   int32_t failing_token = -1;   // a step that has it fails
   bool samples_greedy = false;  // draw greedy rows here
+  bool spares_logits = false;   // give none in steps where nobody may want them
+  bool forgets_logits = false;  // give none ever
   void (*before_step)(void*) = nullptr;
   void* before_step_user = nullptr;
 
@@ -94,6 +96,7 @@ class FakeExecutor {
   int num_destroyed = 0;
   int64_t num_steps = 0;
   int64_t num_copies = 0;
+  int64_t num_spared_steps = 0;
   int64_t max_sequences_seen = 0;
   int64_t max_tokens_seen = 0;
   int64_t max_chunk_seen = 0;
@@ -261,6 +264,9 @@ class FakeExecutor {
   void Sample(std::span<const enginery_sample_record> samples, std::span<const int32_t> rows,
               std::span<const int32_t> positions) {
     tokens_.assign(samples.size(), -1);
+    std::set<int32_t> sampled_rows;
+    for (const enginery_sample_record& sample : samples) sampled_rows.insert(sample.logit_row);
+    rows_wanted_ = sampled_rows.size() < rows.size();
     const auto vocab = static_cast<size_t>(vocab_size_);
     for (size_t i = 0; i < samples.size(); ++i) {
       const enginery_sample_record& sample = samples[i];
@@ -277,7 +283,9 @@ class FakeExecutor {
   }
 
   enginery_status Collect(enginery_step_output* output) {
-    output->logits = logits_.data();
+    const bool are_wanted = rows_wanted_ || std::ranges::count(tokens_, -1) > 0;
+    output->logits = forgets_logits || (spares_logits && !are_wanted) ? nullptr : logits_.data();
+    num_spared_steps += output->logits == nullptr ? 1 : 0;
     output->token_ids = samples_greedy ? tokens_.data() : nullptr;
     return ENGINERY_OK;
   }
@@ -294,6 +302,7 @@ class FakeExecutor {
   std::vector<uint64_t> buffer_;
   std::vector<float> logits_;
   std::vector<int32_t> tokens_;
+  bool rows_wanted_ = false;  // for something else than drawing
   std::string last_error_;
 };
 
