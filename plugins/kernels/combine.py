@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Merge of the splits of a query's keys into its attention."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .convert import to_stored
 
 # Splits merged at once: enough loads in flight to hide their latency.
 SPLITS = tl.constexpr(16)
@@ -51,4 +53,4 @@ def combine(
         acc = acc * correction + tl.sum(weight[:, None] * value, axis=0)
         largest = new_largest
     at = (token * NUM_HEADS + head) * HEAD_DIM + dim
-    tl.store(out + at, (acc / total).to(out.dtype.element_ty), mask=dim_mask)
+    tl.store(out + at, to_stored(acc / total, out.dtype.element_ty), mask=dim_mask)

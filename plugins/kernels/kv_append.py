@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Rotation of queries and keys, and the write of keys and values to the paged cache."""
 
 from __future__ import annotations
@@ -77,8 +77,10 @@ def kv_append(
     cos = (cos * ROPE_SCALE)[None, :]
 
     q_first, q_second = normalise(q_first, q_second, q_norm, half, half_mask, EPSILON, HEAD_DIM)
-    tl.store(q, (q_first * cos - q_second * sin).to(qkv.dtype.element_ty), mask=q_mask)
-    tl.store(q + HALF, (q_second * cos + q_first * sin).to(qkv.dtype.element_ty), mask=q_mask)
+    q_low = to_stored(q_first * cos - q_second * sin, qkv.dtype.element_ty)
+    q_high = to_stored(q_second * cos + q_first * sin, qkv.dtype.element_ty)
+    tl.store(q, q_low, mask=q_mask)
+    tl.store(q + HALF, q_high, mask=q_mask)
 
     k_first, k_second = normalise(k_first, k_second, k_norm, half, half_mask, EPSILON, HEAD_DIM)
     k_low = k_first * cos - k_second * sin

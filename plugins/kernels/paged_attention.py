@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Causal attention over the paged cache: prefill chunks, decodes and splits of decodes alike.
 
 The query heads that share a key-value head are packed with the queries of a tile into the rows of
@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .convert import to_stored
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 # What a masked score becomes: finite, so that a tile in which a row sees nothing makes no NaN. Its
 # terms vanish as soon as the row sees a key, in this item or where `combine` meets another split.
@@ -23,7 +25,7 @@ def attend(
     acc, row_max, row_sum, q, begin, end, row_position, scale, k_head, v_head, table,
     IS_MASKED: tl.constexpr, SLIDING_WINDOW: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD_BLOCK: tl.constexpr, TOKENS_PER_BLOCK: tl.constexpr,
-    BLOCK_N: tl.constexpr, INTERPRET: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Adds keys [begin, end) to the online softmax of a tile, BLOCK_N at a time.
 
@@ -143,19 +145,19 @@ def paged_attention(
         acc, row_max, row_sum = attend(
             acc, row_max, row_sum, q, begin, seen_by_all, row_position, scale, k_head, v_head,
             table, False, SLIDING_WINDOW, NUM_KV_HEADS, HEAD_DIM, HEAD_BLOCK, TOKENS_PER_BLOCK,
-            BLOCK_N, INTERPRET,
+            BLOCK_N,
         )  # fmt: skip
     acc, row_max, row_sum = attend(
         acc, row_max, row_sum, q, seen_by_all, end, row_position, scale, k_head, v_head,
         table, True, SLIDING_WINDOW, NUM_KV_HEADS, HEAD_DIM, HEAD_BLOCK, TOKENS_PER_BLOCK,
-        BLOCK_N, INTERPRET,
+        BLOCK_N,
     )  # fmt: skip
     if v_scale is not None:
         acc = acc * tl.load(v_scale)
 
     if partial_index < 0:
         at = (token * NUM_HEADS + head) * HEAD_DIM
-        value = (acc / row_sum[:, None]).to(out.dtype.element_ty)
+        value = to_stored(acc / row_sum[:, None], out.dtype.element_ty)
         tl.store(out + at[:, None] + dim[None, :], value, mask=tile_mask)
     else:
         index = partial_index.to(tl.int64) * NUM_HEADS + head

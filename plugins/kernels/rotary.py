@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Sine and cosine of rotary angles.
 
 The language's own `tl.sin` and `tl.cos` reduce large arguments through a table in local memory.
