@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from enginery.builder.network.passes.fuse_residual import fuse_residual
 from enginery.builder.network.passes.quantize import quantize
 from enginery.builder.network.verifier import verify
 from enginery.builder.options import ENGINE_DTYPES, BuildOptions, BuildRequest, resolve_options
+from enginery.builder.progress import WEIGHTS, Progress, no_progress
 from enginery.builder.sharding.mapping import Mapping
 from enginery.builder.sharding.shard import check_shardable, shard
 from enginery.builder.sku import Sku, load_sku
@@ -53,9 +53,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes of packed weights written, bytes in all)."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +137,12 @@ def run_passes(network: Network, options: BuildOptions) -> Network:
     return verify(quantize(network, dtype, scheme), after="quantize")
 
 
-def build(planned: PlannedBuild, progress: Progress = lambda done, total: None) -> BuildSummary:
+def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSummary:
     """Reads, quantises and packs the weights and writes the engine directory.
 
     Args:
         planned: from `plan_build`, of a request with an output.
-        progress: called as weights are written.
+        progress: called as the stages of the build go on.
 
     Raises:
         CheckpointError: a weight cannot be quantised or stored.
@@ -188,11 +185,12 @@ def _write_ranks(
     tensors = [tensor for payload in planned.payloads for tensor in payload.program.tensors]
     total = sum(tensor.num_bytes for tensor in tensors)
     done = 0
+    progress(WEIGHTS, done, total)
 
     def on_written(num_bytes: int) -> None:
         nonlocal done
         done += num_bytes
-        progress(done, total)
+        progress(WEIGHTS, done, total)
 
     file_bytes = []
     for rank, payload in enumerate(planned.payloads):
