@@ -46,21 +46,36 @@ class Progress:
 
     def update(self, done: int, total: int) -> None:
         """Tells that `done` bytes of `total` are written; shows it when it is time to."""
+        share = done / total if total else 1.0
+        elapsed = time.monotonic() - self._start
+        left = elapsed * (1 - share) / share if share else 0.0
+        self.show(self._verb, share, f"{megabytes(done, total)}, {left:.0f} s left")
+
+    def show(self, verb: str, share: float, text: str) -> None:
+        """Shows how far it is, when it is time to.
+
+        Args:
+            verb: what is being done.
+            share: of the whole, 0 to 1.
+            text: the same in words.
+        """
         now = time.monotonic()
         interval = TERMINAL_SECONDS if self._is_terminal else LINE_SECONDS
-        is_last = done >= total and self._is_terminal
+        is_last = share >= 1.0 and self._is_terminal
         if self._is_silent or (now - self._shown < interval and not is_last):
             return
         self._shown = now
-        share = done / total if total else 1.0
-        elapsed = now - self._start
-        left = elapsed * (1 - share) / share if share else 0.0
-        text = f"{share:4.0%}  {done / 1e6:.0f} of {total / 1e6:.0f} MB, {left:.0f} s left"
+        text = f"{share:4.0%}  {text}"
         if self._is_terminal:
             filled = round(BAR_WIDTH * share)
             bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-            self._stream.write(f"\r[{bar}] {text}\033[K")
+            self._stream.write(f"\r[{bar}] {text}  {verb}\033[K")
             self._has_bar = True
         else:
-            self._stream.write(f"{self._verb}: {text}\n")
+            self._stream.write(f"{verb}: {text}\n")
         self._stream.flush()
+
+
+def megabytes(done: int, total: int) -> str:
+    """A number of bytes of a total in words."""
+    return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"

@@ -18,7 +18,7 @@ from typing import Any
 
 from enginery.builder.packages import package_version
 from enginery.builder.targets.tensorrt.archive import json_member, read_archive, write_archive
-from enginery.builder.targets.tensorrt.cache import Cache, content_key
+from enginery.builder.cache import Cache, content_key
 from enginery.plugins.kernels import jobs
 from enginery.plugins.kernels.spec import KERNELS, source_sha256
 
