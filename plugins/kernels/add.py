@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def add(a, b, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """out = a + b, all float32 [rows, COLUMNS]; grid: rows * cdiv(COLUMNS, BLOCK).
+    """Computes out = a + b, all float32 [rows, COLUMNS]; grid: rows * cdiv(COLUMNS, BLOCK).
 
     Args:
         a: float32 [rows, COLUMNS].

@@ -7,6 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .convert import to_stored
 from .gemm_tile import multiply, tile_of
 
 
@@ -17,7 +18,9 @@ def gemm(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """y = (x weight^T) * scale + bias + residual; grid: cdiv(rows, BLOCK_M) * cdiv(N, BLOCK_N).
+    """Computes y = (x weight^T) * scale + bias + residual.
+
+    Grid: cdiv(rows, BLOCK_M) * cdiv(N, BLOCK_N).
 
     Args:
         x: act, fp8e4nv or int8 [rows, K].
@@ -55,4 +58,4 @@ def gemm(
     mask = (row < rows)[:, None] & (column < N)[None, :]
     if residual is not None:
         value += tl.load(residual + at, mask=mask, other=0.0)
-    tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
+    tl.store(y + at, to_stored(value, y.dtype.element_ty), mask=mask)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .convert import to_stored
 from .gemm_tile import multiply, tile_of
-from .quantised_store import store_as
 
 
 @triton.jit
@@ -57,4 +57,7 @@ def gemm_swiglu(
     column = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     mask = (row < rows)[:, None] & (column < F)[None, :]
     at = row[:, None].to(tl.int64) * F + column[None, :]
-    store_as(y + at, gate * tl.sigmoid(gate) * up, inverse, mask)
+    value = gate * tl.sigmoid(gate) * up
+    if inverse is not None:
+        value *= tl.load(inverse)
+    tl.store(y + at, to_stored(value, y.dtype.element_ty), mask=mask)

@@ -59,9 +59,11 @@ def multiply(
         )
     else:
         tl.static_assert(WEIGHT == "int4_wo", 'WEIGHT is "same", "int8_wo" or "int4_wo"')
-        tl.static_assert(BLOCK_K == INT4_GROUP and K % INT4_GROUP == 0, "a step is a group")
+        tl.static_assert(BLOCK_K == INT4_GROUP and K % BLOCK_K == 0, "a step is a group")
         acc = tl.trans(
-            _multiply_int4(x, weight, scale, row, column, rows, K, BLOCK_M, WIDTH, INTERPRET)
+            _multiply_int4(
+                x, weight, scale, row, column, rows, K, BLOCK_M, WIDTH, BLOCK_K, INTERPRET
+            )
         )
     return acc
 
@@ -135,25 +137,26 @@ def _multiply_int8(
 @triton.jit
 def _multiply_int4(
     x, weight, scale, row, column, rows,
-    K: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, INTERPRET: tl.constexpr,
+    K: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
+    INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """4-bit weights with a scale per group, transposed: [WIDTH, BLOCK_M]. A step is a group."""
     is_row = (row < rows)[None, :]
-    x_at = x + row[None, :].to(tl.int64) * K + tl.arange(0, INT4_GROUP)[:, None]
-    w_at = weight + column[:, None] * (K // 2) + tl.arange(0, INT4_GROUP // 2)[None, :]
-    scale_at = scale + column * (K // INT4_GROUP)
+    x_at = x + row[None, :].to(tl.int64) * K + tl.arange(0, GROUP)[:, None]
+    w_at = weight + column[:, None] * (K // 2) + tl.arange(0, GROUP // 2)[None, :]
+    scale_at = scale + column * (K // GROUP)
     acc = tl.zeros((WIDTH, BLOCK_M), dtype=tl.float32)
-    for _ in range(0, K, INT4_GROUP):
+    for _ in range(0, K, GROUP):
         x_tile = tl.load(x_at, mask=is_row, other=0.0)
         packed = tl.load(w_at)
         low = (packed << 4).to(tl.int8, bitcast=True) >> 4
         high = packed.to(tl.int8, bitcast=True) >> 4
         if INTERPRET:
             x_tile = x_tile.to(tl.float32)
-        w_tile = tl.join(low, high).reshape(WIDTH, INT4_GROUP).to(x_tile.dtype)
+        w_tile = tl.join(low, high).reshape(WIDTH, GROUP).to(x_tile.dtype)
         # Exact sums of the group, then one product with its scale.
         acc += tl.dot(w_tile, x_tile) * tl.load(scale_at).to(tl.float32)[:, None]
-        x_at += INT4_GROUP
-        w_at += INT4_GROUP // 2
+        x_at += GROUP
+        w_at += GROUP // 2
         scale_at += 1
     return acc

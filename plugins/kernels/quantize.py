@@ -7,12 +7,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .quantised_store import store_as
+from .convert import to_stored
 
 
 @triton.jit
 def quantize(x, inverse, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """out = round(x * inverse), clamped; grid: rows * cdiv(COLUMNS, BLOCK).
+    """Computes out = round(x * inverse), clamped; grid: rows * cdiv(COLUMNS, BLOCK).
 
     Args:
         x: act [rows, COLUMNS].
@@ -26,4 +26,5 @@ def quantize(x, inverse, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     at = (program // blocks).to(tl.int64) * COLUMNS + column
     mask = column < COLUMNS
-    store_as(out + at, tl.load(x + at, mask=mask, other=0.0).to(tl.float32), inverse, mask)
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * tl.load(inverse)
+    tl.store(out + at, to_stored(value, out.dtype.element_ty), mask=mask)

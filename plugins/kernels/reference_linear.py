@@ -57,7 +57,7 @@ def quantize(x: npt.ArrayLike, inverse: npt.ArrayLike, *, kind: str) -> Float32A
 
 
 def add(a: Float32Array, b: Float32Array) -> Float32Array:
-    """a + b."""
+    """Returns a + b."""
     return a + b
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .quantised_store import store_as
+from .convert import to_stored
 
 
 @triton.jit
@@ -33,4 +33,7 @@ def rms_norm(
     value = tl.load(x + row + i, mask=mask, other=0.0)
     gamma = tl.load(weight + i, mask=mask, other=0.0)
     factor = tl.rsqrt(tl.sum(value * value, axis=0) / COLUMNS + EPSILON)
-    store_as(out + row + i, value * factor * gamma, inverse, mask)
+    value *= factor * gamma
+    if inverse is not None:
+        value *= tl.load(inverse)
+    tl.store(out + row + i, to_stored(value, out.dtype.element_ty), mask=mask)
