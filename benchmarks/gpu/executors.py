@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executor that a measurement runs on: the GPU's, or its emulation to try the program."""
+
+from __future__ import annotations
+
+from enginery.runtime.engine import Engine
+from enginery.runtime.executor import Executor
+
+
+def make_executor(engine: Engine, *, emulate: bool) -> Executor | None:
+    """The executor of an engine's target; None for the built-in one of target cpu."""
+    if engine.info.target == "cpu":
+        return None
+    if emulate:
+        from enginery.plugins.emulate import EmulatedExecutor
+
+        emulated: Executor = EmulatedExecutor(engine)
+        return emulated
+    from enginery.runtime.executors.cuda.executor import TensorRTExecutor
+
+    return TensorRTExecutor(engine)
