@@ -174,13 +174,15 @@ class StepOutput(ctypes.Structure):
 
     _fields_ = [
         ("abi_size", c_uint64),
-        ("logits", float_pointer),
-        ("token_ids", int32_pointer),
+        # Addresses, as they are set once a step: 0 or None is NULL.
+        ("logits", c_void_p),
+        ("token_ids", c_void_p),
     ]
 
 
 ExecutorInit = CFUNCTYPE(c_int32, c_void_p, POINTER(Limits), c_uint64, POINTER(ExecutorInfo))
-ExecutorExecute = CFUNCTYPE(c_int32, c_void_p, POINTER(Batch))
+# An address and no pointer object: it is made once a step.
+ExecutorExecute = CFUNCTYPE(c_int32, c_void_p, c_void_p)
 ExecutorCollect = CFUNCTYPE(c_int32, c_void_p, POINTER(StepOutput))
 # Returns a pointer and not c_char_p: ctypes would free what a callback returns as a string.
 ExecutorLastError = CFUNCTYPE(c_void_p, c_void_p)

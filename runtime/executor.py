@@ -41,8 +41,10 @@ class ExecutorInfo:
 class StepOutput:
     """What a step gives back."""
 
-    logits: npt.NDArray[np.float32]
-    """float32 [num_logit_rows, vocab_size]."""
+    logits: npt.NDArray[np.float32] | None
+    """float32 [num_logit_rows, vocab_size]. None spares the copy when nobody reads it: every record
+    of `ScheduledBatch.samples` is without SAMPLE_HOST_ONLY and has a token id of at least 0, and
+    every row is the `logit_row` of some record."""
     token_ids: npt.NDArray[np.int32] | None = None
     """int32 [num_samples], -1 where the executor did not sample; None: none sampled."""
 
@@ -115,9 +117,9 @@ class ExecutorTable:
 
         return self._guarded(call)
 
-    def _execute(self, _: Any, batch: Any) -> int:
+    def _execute(self, _: Any, batch: int) -> int:
         def call() -> None:
-            view = ScheduledBatch.from_address(ctypes.addressof(batch.contents))
+            view = ScheduledBatch.from_address(batch)
             self._num_logit_rows = len(view.logit_rows)
             self._num_samples = len(view.samples)
             self._output = None
@@ -128,26 +130,15 @@ class ExecutorTable:
     def _collect(self, _: Any, output: Any) -> int:
         def call() -> None:
             made = self._executor.collect()
-            logits = np.ascontiguousarray(made.logits, np.float32)
-            if logits.shape != (self._num_logit_rows, self._vocab_size):
-                raise ValueError(
-                    f"logits have shape {logits.shape}, the step wants "
-                    f"({self._num_logit_rows}, {self._vocab_size})"
-                )
-            token_ids = made.token_ids
-            if token_ids is not None:
-                token_ids = np.ascontiguousarray(token_ids, np.int32)
-                if token_ids.shape != (self._num_samples,):
-                    raise ValueError(
-                        f"token_ids have shape {token_ids.shape}, the step wants "
-                        f"({self._num_samples},)"
-                    )
-                output.contents.token_ids = token_ids.ctypes.data_as(abi.int32_pointer)
-            else:
-                output.contents.token_ids = abi.int32_pointer()
-            output.contents.logits = logits.ctypes.data_as(abi.float_pointer)
+            logits = _checked(
+                "logits", made.logits, np.float32, (self._num_logit_rows, self._vocab_size)
+            )
+            token_ids = _checked("token_ids", made.token_ids, np.int32, (self._num_samples,))
             # The C side reads the arrays until the next execute.
             self._output = StepOutput(logits, token_ids)
+            contents = output.contents
+            contents.logits = None if logits is None else logits.ctypes.data
+            contents.token_ids = None if token_ids is None else token_ids.ctypes.data
 
         return self._guarded(call)
 
@@ -161,3 +152,15 @@ class ExecutorTable:
         if not self._is_closed:
             self._is_closed = True
             self._executor.close()
+
+
+def _checked(
+    name: str, array: npt.NDArray[Any] | None, dtype: Any, shape: tuple[int, ...]
+) -> npt.NDArray[Any] | None:
+    """The array as C reads it; what it is must be what the step wants."""
+    if array is None:
+        return None
+    array = np.ascontiguousarray(array, dtype)
+    if array.shape != shape:
+        raise ValueError(f"{name} have shape {array.shape}, the step wants {shape}")
+    return array

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from enginery.runtime import abi
-from enginery.runtime.batch import SAMPLE_DTYPE, ScheduledBatch
+from enginery.runtime.batch import _ARRAYS, _HEADER, SAMPLE_DTYPE, ScheduledBatch
 from enginery.runtime.errors import InvalidArgumentError
 
 # Two sequences, 3 + 1 packed tokens, one row of logits each, block tables 3 wide.
@@ -95,3 +95,19 @@ def test_refuses_a_lying_header(override: dict[str, int], message: str) -> None:
 def test_refuses_a_buffer_without_room_for_the_header() -> None:
     with pytest.raises(InvalidArgumentError, match="header"):
         ScheduledBatch.from_buffer(pack()[:20])
+
+
+def test_the_header_is_read_as_the_struct_lies() -> None:
+    fields = [name for name, *_ in abi.Batch._fields_]
+    header = abi.Batch(**{name: index + 1 for index, name in enumerate(fields)})
+    header.magic, header.version = abi.BATCH_MAGIC, abi.BATCH_VERSION
+    assert _HEADER.size == ctypes.sizeof(abi.Batch)
+    assert _HEADER.unpack(bytes(header))[2:] == tuple(range(3, len(fields) + 1))
+    assert fields[-len(_ARRAYS) :] == [name for name, _ in _ARRAYS]
+
+
+def test_a_batch_may_lack_samples_and_copies() -> None:
+    batch = ScheduledBatch.from_buffer(pack(num_samples=0, num_block_copies=0))
+    assert batch.samples.shape == (0,)
+    assert batch.samples.dtype == SAMPLE_DTYPE
+    assert batch.block_copies.shape == (0, 2)

@@ -6,11 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from enginery.runtime.batch import ScheduledBatch
+from enginery.runtime.batch import SAMPLE_HOST_ONLY, ScheduledBatch
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import (
     EngineryError,
@@ -343,3 +344,50 @@ def test_timeout(engine: Engine) -> None:
         assert last.finish_reason == "TIMEOUT"
         stats = settled(runtime)
         assert stats.num_free_blocks == stats.num_blocks
+
+
+class DrawingExecutor(FormulaExecutor):
+    """Draws the tokens itself and keeps the logits back, always or where nobody may want them."""
+
+    forgets_logits = False
+    num_spared_steps = 0
+
+    def execute(self, batch: ScheduledBatch) -> None:
+        super().execute(batch)
+        self._tokens = self._logits.argmax(axis=1)[batch.samples["logit_row"]].astype(np.int32)
+        self._tokens[(batch.samples["flags"] & SAMPLE_HOST_ONLY) != 0] = -1
+        rows = set(batch.samples["logit_row"].tolist())
+        self._are_wanted = (self._tokens < 0).any() or len(rows) < len(batch.logit_rows)
+
+    def collect(self) -> StepOutput:
+        is_spared = self.forgets_logits or not self._are_wanted
+        self.num_spared_steps += is_spared
+        return StepOutput(None if is_spared else self._logits, self._tokens)
+
+
+def test_logits_are_spared_where_nobody_reads_them(engine: Engine) -> None:
+    executor = DrawingExecutor(VOCAB_SIZE, num_blocks=40)
+    with Runtime(engine, executor=executor) as runtime:
+        plain = runtime.submit([5, 6, 7], GREEDY)
+        assert tokens_of(finish(runtime, plain)[plain]) == expected_tokens([5, 6, 7], 8)
+        assert executor.num_spared_steps == 8
+        params = replace(GREEDY, return_context_logits=True, max_tokens=2)
+        asked = runtime.submit([9], params)
+        context_logits = finish(runtime, asked)[asked][-1].context_logits
+        # A non-streamed event may come first: look at all of them for the logits.
+        assert executor.num_spared_steps == 9
+        assert context_logits is None or context_logits.shape == (1, VOCAB_SIZE)
+
+
+def test_logits_that_are_needed_and_absent_end_the_request(engine: Engine) -> None:
+    executor = DrawingExecutor(VOCAB_SIZE, num_blocks=40)
+    executor.forgets_logits = True
+    with Runtime(engine, executor=executor) as runtime:
+        for params, message in (
+            (replace(GREEDY, logprobs=1), "neither logits nor a token"),
+            (replace(GREEDY, return_context_logits=True), "positions 0..2"),
+        ):
+            request = runtime.submit([5, 6, 7], params)
+            last = finish(runtime, request)[request][-1]
+            assert last.finish_reason == "ERROR"
+            assert message in last.error
