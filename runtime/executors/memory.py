@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of one rank on its device: what is needed, whether it is there, where it lies.
+
+weights     the sections that tensors lie in, as they are
+values      every value of the program, with room for the step limits
+scratch     of the native segment that runs, shared by all of them
+partials    unmerged results of attention
+staging     what a step brings along
+sampling    the tokens drawn, and what drawing them needs
+KV cache    [layer][K, then V][block][kv head][token in block][head_dim]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ..engine import Engine
+from ..errors import OutOfMemoryError
+from .device import ALIGNMENT, ELEMENT_BITS, Device, View
+from .image import NativeImage, RankImage, ScratchImage, TensorImage, ValueImage
+
+KV_CACHE = "KV cache"
+
+
+@dataclass(frozen=True)
+class RowLimits:
+    """Rows that values have room for."""
+
+    tokens: int
+    logits: int
+
+    def of(self, rows: str) -> int:
+        """For values of "tokens" or "logits"."""
+        return self.tokens if rows == "tokens" else self.logits
+
+
+def array_bytes(dtype: str, *shape: int) -> int:
+    """Size of an array, rounded up to whole allocations."""
+    return -(-prod(shape) * ELEMENT_BITS[dtype] // (8 * ALIGNMENT)) * ALIGNMENT
+
+
+class KvLayout:
+    """Sizes of a rank's KV cache.
+
+    Attributes:
+        row_bytes: of a block of one layer's K, or of its V.
+        num_planes: K and V of every layer.
+        block_bytes: of a block in all layers.
+    """
+
+    def __init__(self, image: RankImage) -> None:
+        self.dtype = image.kv_dtype
+        self.block_shape = (image.num_kv_heads, image.tokens_per_block, image.head_dim)
+        self.row_bytes = prod(self.block_shape) * ELEMENT_BITS[self.dtype] // 8
+        self.num_planes = 2 * image.num_layers
+        self.block_bytes = self.num_planes * self.row_bytes
+
+
+class RankMemory:
+    """Allocates and lays out the memory of one rank.
+
+    Args:
+        device: of the rank.
+        engine: the weights' sections are uploaded from it.
+        image: of the rank.
+        limits: rows of the values.
+        num_partials: tokens' partial results at most.
+        max_samples: tokens that are sampled in a step at most.
+        num_blocks: of the KV cache.
+        staging_bytes: that the caller will allocate besides.
+        samples_in_scratch: whether the sampling kernel wants memory for a row of logits per sample.
+
+    Raises:
+        OutOfMemoryError: the device has less than is needed; lists what is needed for what.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        engine: Engine,
+        image: RankImage,
+        limits: RowLimits,
+        *,
+        native: Mapping[str, NativeImage],
+        num_partials: int,
+        max_samples: int,
+        num_blocks: int,
+        staging_bytes: int,
+        samples_in_scratch: bool,
+    ) -> None:
+        self.limits = limits
+        self.kv = KvLayout(image)
+        self.num_blocks = num_blocks
+        sections = sorted({tensor.section for tensor in image.tensors.values()})
+        weights = {name: engine.section(name, image.rank) for name in sections}
+        value_bytes = {
+            value.name: array_bytes(value.dtype, limits.of(value.rows), value.columns)
+            for value in image.values.values()
+        }
+        scratch_bytes = max(
+            (sum(map(self._scratch_bytes, plan.scratch)) for plan in native.values()), default=0
+        )
+        partial_shape = (max(1, num_partials), image.num_heads, image.head_dim)
+        stats_shape = (*partial_shape[:2], 2)
+        sample_shape = (max_samples, image.vocab_size) if samples_in_scratch else (1, 1)
+        sample_bytes = array_bytes("i32", max_samples) + array_bytes("f32", *sample_shape)
+        needed = {
+            "weights": sum(data.size for data in weights.values()),
+            "values": sum(value_bytes.values()),
+            "scratch": scratch_bytes,
+            "attention partials": array_bytes("f32", *partial_shape)
+            + array_bytes("f32", *stats_shape),
+            "staging": staging_bytes,
+            "sampling": sample_bytes,
+            KV_CACHE: num_blocks * self.kv.block_bytes,
+        }
+        self.workspace_bytes = sum(needed.values()) - needed["weights"] - needed[KV_CACHE]
+        check_free(device, needed)
+        self._sections = {name: device.upload(name, data) for name, data in weights.items()}
+        self._values = _carve(device, "values", value_bytes)
+        self._scratch = device.allocate("scratch", scratch_bytes) if scratch_bytes else None
+        self._cache = device.allocate(KV_CACHE, needed[KV_CACHE])
+        self.partial = _whole(device, "attention partials", "f32", partial_shape)
+        self.partial_stats = _whole(device, "attention statistics", "f32", stats_shape)
+        self.sampled = _whole(device, "sampled tokens", "i32", (max_samples,))
+        self.sample_scratch = _whole(device, "sampling", "f32", sample_shape)
+
+    @property
+    def cache(self) -> View:
+        """The whole KV cache as rows of one block's K or V: [planes * num_blocks, row elements]."""
+        rows = self.kv.num_planes * self.num_blocks
+        return View(self._cache, 0, self.kv.dtype, (rows, prod(self.kv.block_shape)))
+
+    def layer_cache(self, layer: int, kind: int) -> View:
+        """K (`kind` 0) or V (1) of a layer, [num_blocks, kv_heads, tokens_per_block, head_dim]."""
+        offset = (2 * layer + kind) * self.num_blocks * self.kv.row_bytes
+        return View(self._cache, offset, self.kv.dtype, (self.num_blocks, *self.kv.block_shape))
+
+    def operand(self, operand: TensorImage | ValueImage) -> View:
+        """A tensor, or a value with room for the limits."""
+        if isinstance(operand, TensorImage):
+            section = self._sections[operand.section]
+            return View(section, operand.offset, operand.dtype, operand.shape)
+        buffer, offset = self._values[operand.name]
+        shape = (self.limits.of(operand.rows), operand.columns)
+        return View(buffer, offset, operand.dtype, shape)
+
+    def scratch(self, entries: tuple[ScratchImage, ...]) -> dict[str, View]:
+        """Scratch of one segment; that of others lies in the same place."""
+        views, offset = {}, 0
+        for entry in entries:
+            shape = (self.limits.of(entry.rows), entry.columns)
+            views[entry.name] = View(self._scratch, offset, entry.dtype, shape)
+            offset += self._scratch_bytes(entry)
+        return views
+
+    def _scratch_bytes(self, entry: ScratchImage) -> int:
+        return array_bytes(entry.dtype, self.limits.of(entry.rows), entry.columns)
+
+
+def _carve(device: Device, what: str, sizes: Mapping[str, int]) -> dict[str, tuple[Any, int]]:
+    """Places arrays one after another in one allocation; returns (buffer, offset) of each."""
+    buffer = device.allocate(what, sum(sizes.values()))
+    places, offset = {}, 0
+    for name, size in sizes.items():
+        places[name] = (buffer, offset)
+        offset += size
+    return places
+
+
+def _whole(device: Device, what: str, dtype: str, shape: tuple[int, ...]) -> View:
+    return View(device.allocate(what, array_bytes(dtype, *shape)), 0, dtype, shape)
+
+
+def check_free(device: Device, needed: Mapping[str, int]) -> None:
+    """Checks, before anything is allocated, that a device has room for all that is needed.
+
+    Raises:
+        OutOfMemoryError: lists what is needed for what, and what to change.
+    """
+    free, total = device.free_bytes()
+    wanted = sum(needed.values())
+    if wanted <= free:
+        return
+    parts = ", ".join(f"{what} {size / 2**20:.1f}" for what, size in needed.items())
+    raise OutOfMemoryError(
+        f"{device.name}: the engine needs {wanted / 2**20:.1f} MiB ({parts}); "
+        f"{free / 2**20:.1f} of {total / 2**20:.1f} MiB are free. Lower kv_cache_bytes (now "
+        f"{needed[KV_CACHE]}), max_batch_size or max_num_tokens"
+    )
