@@ -33,15 +33,15 @@ def attend(
     v_head point at the head in block 0, table at the sequence's block table.
     """
     dim = tl.arange(0, HEAD_BLOCK)
+    key = begin + tl.arange(0, BLOCK_N)
+    # Loaded a tile ahead and carried: the compiler's software pipeline would otherwise spend half
+    # its stages on the table, and these loads hit L1.
+    block = tl.load(table + key // TOKENS_PER_BLOCK, mask=key < end, other=0)
     for tile in tl.range(begin, end, BLOCK_N):
         key = tile + tl.arange(0, BLOCK_N)
-        # Blocks times their size pass 2^31: 64-bit from here on.
-        if IS_MASKED:
-            block = tl.load(table + key // TOKENS_PER_BLOCK, mask=key < end, other=0).to(tl.int64)
-        else:
-            block = tl.load(table + key // TOKENS_PER_BLOCK).to(tl.int64)
         in_block = key % TOKENS_PER_BLOCK
-        at = block * (NUM_KV_HEADS * TOKENS_PER_BLOCK * HEAD_DIM) + in_block * HEAD_DIM
+        # Blocks times their size pass 2^31: 64-bit from here on.
+        at = block.to(tl.int64) * (NUM_KV_HEADS * TOKENS_PER_BLOCK * HEAD_DIM) + in_block * HEAD_DIM
         at = at[:, None] + dim[None, :]  # [BLOCK_N, HEAD_BLOCK]
         if IS_MASKED:
             mask = (key < end)[:, None] & (dim < HEAD_DIM)[None, :]
@@ -54,6 +54,8 @@ def attend(
         else:
             k = tl.load(k_head + at, mask=(dim < HEAD_DIM)[None, :], other=0.0)
             v = tl.load(v_head + at, mask=(dim < HEAD_DIM)[None, :], other=0.0)
+        following = key + BLOCK_N
+        block = tl.load(table + following // TOKENS_PER_BLOCK, mask=following < end, other=0)
         k = k.to(q.dtype)
         score = tl.dot(q, tl.trans(k))  # [BLOCK_M, BLOCK_N]
         if IS_MASKED:
