@@ -129,7 +129,7 @@ class _Lowering:
         node = group.node
         x, weight, *rest = node.inputs
         args = _present(x=x, weight=weight, inverse=rest[0] if rest else None)
-        tile = tiles.row_block(node.output.columns)
+        tile = tiles.row_tile(node.output.columns)
         kernel = self.kernels.add(
             "rms_norm",
             self._types(args, "x", "weight", "inverse") | {"out": POINTERS[node.output.dtype]},
@@ -148,7 +148,7 @@ class _Lowering:
 
     def _by_chunks(self, spec: str, args: dict[str, str], output: SegmentValue) -> Launch:
         """A kernel over `[rows, columns]` that takes a chunk of a row at a time."""
-        tile = tiles.chunk_block(output.columns)
+        tile = tiles.chunk_tile(output.columns)
         kernel = self.kernels.add(
             spec,
             self._types(args, *args) | {"out": POINTERS[output.dtype]},

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections `segments` and `sku.<name>` of a tensorrt engine (docs/engine-format.md).
+
+`Artifacts` makes what they hold: the segments' ONNX, and for each SKU the kernels and plans.
+Nothing here depends on the weights or on the number of layers, so a configuration suffices. What
+two SKUs of one compute capability or two ranks have in common is made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enginery.builder.cache import Cache
+from enginery.builder.engine.container import Section, bytes_section
+from enginery.builder.engine.program import Program
+from enginery.builder.options import ENGINE_DTYPES, BuildOptions
+from enginery.builder.packages import package_version
+from enginery.builder.progress import KERNELS, Progress, no_progress
+from enginery.builder.sku import Gpu, Sku
+from enginery.builder.targets.tensorrt.archive import json_member, write_archive
+from enginery.builder.targets.tensorrt.kernels import (
+    CompiledKernel,
+    Kernel,
+    KernelSet,
+    cached_kernels,
+    compile_kernels,
+)
+from enginery.builder.targets.tensorrt.native import NativeSegment, lower_segment
+from enginery.builder.targets.tensorrt.onnx_segment import emit_segment, segment_record
+from enginery.builder.targets.tensorrt.ops import op_kernels
+from enginery.builder.targets.tensorrt.segment import SegmentType
+
+Capability = tuple[int, int]
+SECTION_VERSION = 1
+SECTION_PREFIX = "sku."
+
+
+@dataclass(frozen=True)
+class RankParts:
+    """What one rank needs on one compute capability: names of kernels, launches of segments."""
+
+    kernels: KernelSet
+    ops: dict[str, dict[str, str | int]]
+    native: dict[str, NativeSegment]
+
+
+class Artifacts:
+    """Kernels, plans and ONNX of an engine for all its ranks and SKUs.
+
+    Args:
+        ranks: program and segment types of each rank.
+        skus: of target tensorrt.
+        options: of the build.
+        cache: consulted before anything is made, and given what was made.
+
+    Attributes:
+        seconds: wall time that `make` took.
+    """
+
+    def __init__(
+        self,
+        ranks: Sequence[tuple[Program, Sequence[SegmentType]]],
+        skus: Sequence[Sku],
+        options: BuildOptions,
+        cache: Cache,
+    ) -> None:
+        self.ranks = ranks
+        self.skus = {sku.name: sku for sku in skus}
+        self.options = options
+        self.cache = cache
+        self.parts = {
+            (capability, rank): self._parts(capability, rank)
+            for capability in {gpu_of(sku).compute_capability for sku in skus}
+            for rank in range(len(ranks))
+        }
+        self.onnx: dict[SegmentType, bytes] = {}
+        self.compiled: dict[Capability, dict[str, CompiledKernel]] = {}
+        self.plans: dict[tuple[Capability, SegmentType], Any] = {}
+
+    def make(self, progress: Progress = no_progress) -> None:
+        """Emits the ONNX and compiles what the cache does not hold.
+
+        Raises:
+            BuildError: a package that this takes is not installed, or TensorRT refuses a segment.
+            KernelCompileError: a kernel does not compile.
+        """
+        dtype = ENGINE_DTYPES[self.options.dtype]
+        self.onnx = {
+            segment: emit_segment(segment, dtype)
+            for _, segments in self.ranks
+            for segment in segments
+        }
+        kernels = {capability: self._kernels(capability) for capability in self.capabilities}
+        for capability, wanted in kernels.items():
+            self.compiled[capability] = cached_kernels(wanted, capability, self.cache)
+        done = sum(map(len, self.compiled.values()))
+        total = sum(map(len, kernels.values()))
+        progress(KERNELS, done, total)
+
+        def on_done(name: str) -> None:
+            nonlocal done
+            done += 1
+            progress(KERNELS, done, total)
+
+        for capability, wanted in kernels.items():
+            held = self.compiled[capability]
+            lacking = [kernel for kernel in wanted if kernel.name not in held]
+            if lacking:
+                held.update(compile_kernels(lacking, capability, self.cache, on_done))
+
+    @property
+    def capabilities(self) -> list[Capability]:
+        """The compute capabilities of the SKUs, each once, in order."""
+        return sorted({gpu_of(sku).compute_capability for sku in self.skus.values()})
+
+    def sections(self, rank: int) -> list[Section]:
+        """The sections of a rank's file, after `make`."""
+        _, segments = self.ranks[rank]
+        archives = {"segments": self._segments_archive(segments)}
+        for name, sku in self.skus.items():
+            archives[SECTION_PREFIX + name] = self._sku_archive(sku, rank)
+        return [bytes_section(name, content) for name, content in archives.items()]
+
+    def manifest(self) -> dict[str, Any]:
+        """What `manifest.json` says of kernels, plans and what made them, after `make`."""
+        used = {kernel.spec for parts in self.parts.values() for kernel in _all(parts.kernels)}
+        records = {
+            kernel.record["spec"]: kernel.record["source_sha256"]
+            for held in self.compiled.values()
+            for kernel in held.values()
+        }
+        return {
+            "skus": {
+                name: {
+                    "compute_capability": list(gpu_of(sku).compute_capability),
+                    "providers": list(gpu_of(sku).providers),
+                    "verified": gpu_of(sku).verified or None,
+                }
+                for name, sku in self.skus.items()
+            },
+            "triton_language": package_version("triton"),
+            "kernel_sources": {spec: records[spec] for spec in sorted(used)},
+        }
+
+    def _parts(self, capability: Capability, rank: int) -> RankParts:
+        program, segments = self.ranks[rank]
+        kernels = KernelSet()
+        is_native = any(
+            "native" in gpu_of(sku).providers
+            for sku in self.skus.values()
+            if gpu_of(sku).compute_capability == capability
+        )
+        native = {}
+        if is_native:
+            most = {"tokens": self.options.max_num_tokens, "logits": self.options.max_batch_size}
+            native = {
+                segment.name: lower_segment(segment, kernels, capability, most[segment.rows])
+                for segment in segments
+            }
+        return RankParts(kernels, op_kernels(program, kernels, capability), native)
+
+    def _kernels(self, capability: Capability) -> list[Kernel]:
+        """The kernels of all ranks on a compute capability, each once."""
+        merged: dict[str, Kernel] = {}
+        for rank in range(len(self.ranks)):
+            merged |= self.parts[capability, rank].kernels.kernels
+        return list(merged.values())
+
+    def _segments_archive(self, segments: Iterable[SegmentType]) -> bytes:
+        members: dict[str, bytes] = {}
+        records = {}
+        for segment in segments:
+            onnx = self.onnx[segment]
+            members[f"{segment.name}.onnx"] = onnx
+            records[segment.name] = {
+                "onnx": f"{segment.name}.onnx",
+                "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
+                **segment_record(segment),
+            }
+        document = {"version": SECTION_VERSION, "segments": records}
+        return write_archive(members | {"segments.json": json_member(document)})
+
+    def _sku_archive(self, sku: Sku, rank: int) -> bytes:
+        gpu = gpu_of(sku)
+        capability = gpu.compute_capability
+        parts = self.parts[capability, rank]
+        native = parts.native if "native" in gpu.providers else {}
+        names = used_kernels(parts.ops, native.values())
+        compiled = {name: self.compiled[capability][name] for name in names}
+        document = {
+            "version": SECTION_VERSION,
+            "sku": sku.name,
+            "compute_capability": list(capability),
+            "providers": list(gpu.providers),
+            "tensorrt": None,
+            "triton_language": package_version("triton"),
+            "kernels": {name: kernel.record for name, kernel in compiled.items()},
+            "ops": parts.ops,
+            "segments": {
+                segment.name: {
+                    "native": native[segment.name].to_json() if native else None,
+                    "plan": None,
+                }
+                for segment in self.ranks[rank][1]
+            },
+        }
+        members = {f"kernels/{name}.cubin": kernel.cubin for name, kernel in compiled.items()}
+        return write_archive(members | {"sku.json": json_member(document)})
+
+
+def used_kernels(
+    ops: dict[str, dict[str, str | int]], native: Iterable[NativeSegment]
+) -> list[str]:
+    """Names of the kernels of operations and native segments, each once, sorted."""
+    names = {value for roles in ops.values() for value in roles.values() if isinstance(value, str)}
+    for segment in native:
+        names |= {v.kernel for launch in segment.launches for v in launch.variants}
+    return sorted(names)
+
+
+def gpu_of(sku: Sku) -> Gpu:
+    """The GPU of a SKU of target tensorrt."""
+    assert sku.gpu is not None, f"{sku.name} is not of target tensorrt"
+    return sku.gpu
+
+
+def _all(kernels: KernelSet) -> Iterable[Kernel]:
+    return kernels.kernels.values()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rank of a tensorrt engine needs of its GPU beside weights, values and the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from enginery.builder.engine.program import Program
+from enginery.builder.memory_plan import Workspace
+from enginery.builder.options import BuildOptions
+from enginery.builder.targets.tensorrt.native import fuse_products, plan_scratch
+from enginery.builder.targets.tensorrt.ops import SPLIT_TOKENS
+from enginery.builder.targets.tensorrt.segment import SegmentType, SegmentValue
+
+SCRATCH_ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8e4m3": 1}
+# Per packed token: id, position, slot, row of logits and a work item of attention.
+TOKEN_STAGING_BYTES = 4 + 4 + 8 + 4 + 32
+# Per sequence beside its block table: context, sampling record, merge of partial results, token.
+SEQUENCE_STAGING_BYTES = 256
+F32_BYTES = 4
+
+
+def workspace(
+    program: Program, segments: Sequence[SegmentType], options: BuildOptions
+) -> Workspace:
+    """Returns what a rank needs beside its program's values.
+
+    Segments run one after another, so their scratch shares memory. That of a TensorRT plan is
+    known when it is loaded; it is taken to be what native launches need.
+    """
+    scratch = {"tokens": 0, "logits": 0}
+    for segment in segments:
+        row_bytes = sum(map(_row_bytes, plan_scratch(segment, fuse_products(segment))[1]))
+        scratch[segment.rows] = max(scratch[segment.rows], row_bytes)
+    table_bytes = -(-options.max_seq_len // options.tokens_per_block) * 4
+    heads = program.attributes["num_heads"], program.attributes["head_dim"]
+    num_heads, head_dim = (int(number) for number in heads)  # type: ignore[arg-type]
+    return Workspace(
+        token_row_bytes=scratch["tokens"] + TOKEN_STAGING_BYTES,
+        logit_row_bytes=scratch["logits"] + SEQUENCE_STAGING_BYTES + table_bytes,
+        # The sum over a part of the keys, its largest score and the sum of its weights.
+        partial_bytes=num_heads * (head_dim + 2) * F32_BYTES,
+        split_tokens=SPLIT_TOKENS,
+    )
+
+
+def _row_bytes(value: SegmentValue) -> int:
+    return value.columns * SCRATCH_ITEM_BYTES[value.dtype]
