@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from . import abi
 from .errors import ShutDownError
 from .library import check, load_library, take_string
+
+SKU_PREFIX = "sku."
+"""Sections with the payload of one SKU begin so."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,16 @@ class Engine:
         if self._handle is None:
             raise ShutDownError(f"engine {self.path!r} is closed")
         return self._handle
+
+    @functools.cached_property
+    def skus(self) -> tuple[str, ...]:
+        """The SKUs that it can run on, sorted: those it has payloads for, else that of `info`."""
+        names = sorted(
+            section["name"].removeprefix(SKU_PREFIX)
+            for section in self.describe()["sections"]
+            if section["name"].startswith(SKU_PREFIX)
+        )
+        return tuple(names) or (self.info.sku,)
 
     def describe(self, rank: int = 0) -> dict[str, Any]:
         """Header, section table and program of a rank, shaped as `enginery.h` says."""

@@ -6,13 +6,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from . import abi
 from .batch import ScheduledBatch
+from .errors import EngineryError
+
+FREE_MEMORY_FRACTION = 0.9
+"""Of a device's free memory, for the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,45 @@ class Executor(Protocol):
         """Called once, last. Frees everything."""
 
 
+@runtime_checkable
+class ChoosesKvCache(Protocol):
+    """An executor with a device of its own, whose free memory only it knows."""
+
+    def default_kv_cache_bytes(self, fraction: float, limits: Limits) -> int:
+        """The budget of the KV cache when none was given; called before `init`, at most once.
+
+        Args:
+            fraction: share of the device's memory to take, in (0, 1), of what is free beside the
+                weights and the workspace for `limits`.
+            limits: what `init` will be called with.
+
+        Returns:
+            Bytes, of all ranks.
+        """
+
+
 class ExecutorTable:
     """The C struct over a Python executor.
 
     It owns the callbacks and the last step's arrays: it must outlive the runtime that uses it.
+
+    Args:
+        executor: is closed with the table.
+        chooses_kv_cache: the budget that comes with `init` is the C side's guess from the host's
+            memory; an executor that `ChoosesKvCache` is asked instead.
+        free_memory_fraction: for that question; None: `FREE_MEMORY_FRACTION`.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        chooses_kv_cache: bool = False,
+        free_memory_fraction: float | None = None,
+    ) -> None:
         self._executor = executor
+        self._chooses_kv_cache = chooses_kv_cache
+        self._free_memory_fraction = free_memory_fraction or FREE_MEMORY_FRACTION
         self._is_closed = False
         self._vocab_size = 0
         self._num_logit_rows = 0
@@ -99,18 +134,23 @@ class ExecutorTable:
             call()
         except BaseException as error:
             text = f"{type(error).__name__}: {error}"
+            status = "EXECUTOR_FAILED"
+            if isinstance(error, EngineryError):
+                text, status = str(error), error.status
+            elif isinstance(error, MemoryError):
+                status = "OUT_OF_MEMORY"
             self._last_error = ctypes.create_string_buffer(text.encode("utf-8", "replace"))
-            out_of_memory = isinstance(error, MemoryError)
-            return abi.STATUSES["OUT_OF_MEMORY" if out_of_memory else "EXECUTOR_FAILED"]
+            return abi.STATUSES[status]
         return abi.OK
 
     def _init(self, _: Any, limits: Any, kv_cache_bytes: int, info: Any) -> int:
         def call() -> None:
-            given = limits.contents
-            made = self._executor.init(
-                Limits(**{name: getattr(given, name) for name in Limits.__dataclass_fields__}),
-                kv_cache_bytes,
-            )
+            raw = limits.contents
+            given = Limits(**{name: getattr(raw, name) for name in Limits.__dataclass_fields__})
+            budget = kv_cache_bytes
+            if self._chooses_kv_cache and isinstance(self._executor, ChoosesKvCache):
+                budget = self._executor.default_kv_cache_bytes(self._free_memory_fraction, given)
+            made = self._executor.init(given, budget)
             self._vocab_size = made.vocab_size
             for name in ExecutorInfo.__dataclass_fields__:
                 setattr(info.contents, name, getattr(made, name))

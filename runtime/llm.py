@@ -67,7 +67,11 @@ class LLM:
         enable_chunked_prefill: whether long prompts are prefilled in pieces beside decodes.
         num_threads: of the cpu executor; None: as many as this process may run on.
         isa: kernels of the cpu executor; None: the environment's ENGINERY_ISA, or the best.
-        executor: runs the steps in place of the built-in executor.
+        executor: runs the steps in place of the executor of the engine's target: an `Executor`, or
+            an import string "package.module:factory" whose factory takes the engine and
+            `executor_options`.
+        executor_options: keyword arguments of that factory.
+        sku: which SKU of an engine that was built for several; None: the executor's choice.
         others: options that were fixed when the engine was built, e.g. `dtype` (another value
             than the engine's is refused), and options of other libraries' `LLM` (refused with the
             reason).
@@ -89,7 +93,9 @@ class LLM:
         enable_chunked_prefill: bool = True,
         num_threads: int | None = None,
         isa: str | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
+        executor_options: Mapping[str, Any] | None = None,
+        sku: str | None = None,
         **others: Any,
     ) -> None:
         fixed = {name: others.pop(name) for name in FIXED_BY_ENGINE if name in others}
@@ -112,8 +118,14 @@ class LLM:
             enable_chunked_context=enable_chunked_prefill,
             num_threads=num_threads or 0,
             isa=isa,
+            free_gpu_memory_fraction=(
+                None if self.engine.info.target == "cpu" else kv_cache_config.memory_fraction
+            ),
+            sku=sku,
         )
-        self._runtime = Runtime(self.engine, options, executor=executor)
+        self._runtime = Runtime(
+            self.engine, options, executor=executor, executor_options=executor_options
+        )
         self._dispatcher = Dispatcher(self._runtime)
         # Runs when the LLM is dropped, and at the interpreter's exit while threads still can.
         self._finalizer = weakref.finalize(self, _close, self._dispatcher, self.engine)

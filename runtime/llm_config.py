@@ -31,7 +31,7 @@ class KvCacheConfig:
     """How large the KV cache is; at most one size may be given.
 
     With none, it holds max_batch_size sequences of max_seq_len, in at most half of the memory that
-    is free.
+    is free (target cpu), or takes 0.9 of the device's free memory.
 
     Raises:
         InvalidArgumentError: lists every option that is out of range, unsupported or unknown.
@@ -71,8 +71,15 @@ class KvCacheConfig:
         if problems:
             raise InvalidArgumentError.from_problems("KvCacheConfig", problems)
 
+    @property
+    def memory_fraction(self) -> float | None:
+        """The share of the free memory, under whichever name it was given."""
+        return self.free_gpu_memory_fraction or self.kv_cache_free_gpu_mem_fraction
+
     def bytes_for(self, info: EngineInfo) -> int:
         """The budget in bytes for an engine; 0 leaves it to the runtime.
+
+        Memory that is not the host's is known to the executor: it takes `memory_fraction` of it.
 
         Raises:
             InvalidArgumentError: the engine's KV cache has another dtype.
@@ -85,8 +92,8 @@ class KvCacheConfig:
         if self.max_tokens is not None:
             num_blocks = -(-self.max_tokens // info.tokens_per_block)
             return num_blocks * info.tokens_per_block * info.kv_bytes_per_token
-        fraction = self.free_gpu_memory_fraction or self.kv_cache_free_gpu_mem_fraction
-        if fraction is not None:
+        fraction = self.memory_fraction
+        if fraction is not None and info.target == "cpu":
             free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             return int(fraction * free)
         return self.kv_cache_bytes or 0

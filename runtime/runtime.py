@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -15,10 +15,14 @@ from . import abi
 from .engine import Engine
 from .errors import InvalidArgumentError, NotFoundError, ShutDownError
 from .event import Event, read_event
-from .executor import Executor, ExecutorTable
+from .executor import ChoosesKvCache, Executor, ExecutorTable
+from .executor_choice import make_executor
 from .library import check, load_library, take_string
 from .request import RequestStruct, TokenIds
 from .sampling_params import SamplingParams
+
+# Options that the C side has no part in.
+_PYTHON_OPTIONS = ("executor", "sku", "free_gpu_memory_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,13 @@ class RuntimeOptions:
     """Of the cpu executor: "auto", "avx512", "avx2", "portable"; None: ENGINERY_ISA or auto."""
     iteration_stats_capacity: int = 1000
     """Iterations kept for `Runtime.iterations`."""
+    free_gpu_memory_fraction: float | None = None
+    """Share of the device's free memory for the KV cache when `kv_cache_bytes` is 0, for executors
+    that have a device; None: 0.9."""
+    executor: str | None = None
+    """Import string "package.module:factory" of what runs the steps; None: the target's."""
+    sku: str | None = None
+    """Which SKU of an engine that was built for several; None: the executor's choice."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,13 @@ class Runtime:
     Args:
         engine: stays open while the runtime is; several runtimes may share it.
         options: limits, policy, threads.
-        executor: what runs the steps; None: the built-in executor of the engine's target.
+        executor: what runs the steps, in place of `options.executor`: an object, or an import
+            string; None: the executor of the engine's target. An object is closed by the runtime,
+            also when the runtime cannot be made.
+        executor_options: further arguments of the factory that an import string names.
 
     Raises:
-        InvalidArgumentError: an option is out of range.
+        InvalidArgumentError: an option is out of range, or the executor cannot be imported.
         EngineMismatchError: the engine is for another target, or has an op that the executor lacks.
         OutOfMemoryError: the KV cache or the workspace cannot be had.
     """
@@ -109,17 +123,33 @@ class Runtime:
         engine: Engine,
         options: RuntimeOptions | None = None,
         *,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
+        executor_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.engine = engine
         self.options = options or RuntimeOptions()
+        chosen = make_executor(
+            engine,
+            executor if executor is not None else self.options.executor,
+            sku=self.options.sku,
+            options=executor_options,
+        )
         self._library = load_library()
         self._calls = 0
         self._idle = threading.Condition()
         self._handle: ctypes.c_void_p | None = None
         # The struct is copied by create; the callbacks in it are called until destroy.
-        self._executor_table = ExecutorTable(executor) if executor is not None else None
+        self._executor_table: ExecutorTable | None = None
+        self._executor_name = ""
+        if chosen is not None:
+            self._executor_name = str(getattr(chosen, "name", type(chosen).__name__))
+            self._executor_table = ExecutorTable(
+                chosen,
+                chooses_kv_cache=self.options.kv_cache_bytes == 0,
+                free_memory_fraction=self.options.free_gpu_memory_fraction,
+            )
         try:
+            self._check_memory_fraction(chosen)
             raw = self._raw_options(self.options)
             handle = ctypes.c_void_p()
             check(
@@ -235,7 +265,8 @@ class Runtime:
     def executor_name(self) -> str:
         """Kernels of the cpu executor ("avx512", "avx2", "portable"), or the executor's name."""
         with self._call() as handle:
-            return str(self._library.enginery_runtime_executor_name(handle).decode())
+            name = str(self._library.enginery_runtime_executor_name(handle).decode())
+        return self._executor_name or name
 
     def shutdown(self, *, drain: bool = True, timeout_ms: int = -1) -> None:
         """Takes no more requests; what remains of their events can still be polled.
@@ -278,6 +309,20 @@ class Runtime:
     def _call(self) -> _Call:
         return _Call(self)
 
+    def _check_memory_fraction(self, executor: Executor | None) -> None:
+        fraction = self.options.free_gpu_memory_fraction
+        if fraction is None:
+            return
+        if not 0 < fraction < 1:
+            raise InvalidArgumentError(f"free_gpu_memory_fraction = {fraction}: must be in (0, 1)")
+        if self.options.kv_cache_bytes:
+            raise InvalidArgumentError("kv_cache_bytes, free_gpu_memory_fraction: give one of them")
+        if not isinstance(executor, ChoosesKvCache):
+            raise InvalidArgumentError(
+                f"free_gpu_memory_fraction = {fraction}: is for executors with a device of their "
+                "own; give kv_cache_bytes"
+            )
+
     def _raw_options(self, options: RuntimeOptions) -> abi.RuntimeOptions:
         if options.policy not in abi.POLICIES:
             raise InvalidArgumentError(
@@ -286,6 +331,8 @@ class Runtime:
         raw = abi.RuntimeOptions()
         self._library.enginery_runtime_options_init(ctypes.byref(raw), ctypes.sizeof(raw))
         for name in RuntimeOptions.__dataclass_fields__:
+            if name in _PYTHON_OPTIONS:
+                continue
             value: Any = getattr(options, name)
             if name == "policy":
                 value = abi.POLICIES[value]
