@@ -298,13 +298,17 @@ def attention_cuts(image: RankImage) -> tuple[AttentionCut, ...]:
         op = image.sku.ops.get(name)
         if op is None or "prefill" not in op.kernels or "split_tokens" not in op.numbers:
             raise mismatch(f"SKU {image.sku.name!r}", f"no prefill kernel or split for {name!r}")
+        place = f"SKU {image.sku.name!r}, {name}"
+        split = op.numbers["split_tokens"]
+        for kernel in (image.sku.kernels[key] for key in op.kernels.values()):
+            step = kernel.constants.get("BLOCK_N", 1)
+            if not isinstance(step, int) or step < 1 or split % step:
+                raise mismatch(place, f"split_tokens {split}, kernel {kernel.name!r} walks {step}")
         constants = image.sku.kernels[op.kernels["prefill"]].constants
         block, group = constants.get("BLOCK_M"), constants.get("GROUP_BLOCK")
         if not isinstance(block, int) or not isinstance(group, int) or not 1 <= group <= block:
-            raise mismatch(
-                f"kernel {op.kernels['prefill']!r}", f"BLOCK_M {block}, GROUP_BLOCK {group}"
-            )
-        cuts.append(AttentionCut(window, op.numbers["split_tokens"], block // group))
+            raise mismatch(place, f"prefill has BLOCK_M {block}, GROUP_BLOCK {group}")
+        cuts.append(AttentionCut(window, split, block // group))
     return tuple(cuts)
 
 
