@@ -32,6 +32,7 @@ COMMANDS = (
     Command("build", "build an engine directory from a checkpoint (also: build-engine)"),
     Command("inspect", "show an engine's header, program, weights and memory plan"),
     Command("verify", "check the sizes and hashes of an engine's files"),
+    Command("refit", "put the weights of a fine-tune into an engine; nothing is compiled"),
     Command("serve", "serve an engine with Triton Inference Server"),
     Command("bench", "measure an engine's throughput and latencies"),
 )
