@@ -2,7 +2,7 @@
 """The whole way from a checkpoint to an engine directory.
 
 `plan_build` goes it up to the point where weights are read: configuration, network, passes,
-sharding, target, memory plan. `build` quantises, packs and writes.
+sharding, target, memory plan. `build` compiles, quantises, packs and writes.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import functools
 import importlib.metadata
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.cache import Cache, default_cache_dir
+from enginery.builder.checkpoint.checkpoint import Checkpoint, has_weights
 from enginery.builder.checkpoint.config import ModelConfig, read_config
-from enginery.builder.checkpoint.expected import check_tensors
+from enginery.builder.checkpoint.expected import CheckedTensors, check_tensors
+from enginery.builder.checkpoint.scales import check_scales
 from enginery.builder.engine.container import Header
 from enginery.builder.engine.description import checkpoint_identity, engine_config, manifest
 from enginery.builder.engine.directory import (
@@ -27,7 +30,7 @@ from enginery.builder.engine.directory import (
     check_output,
 )
 from enginery.builder.engine.rank_file import rank_file_name, write_rank_file
-from enginery.builder.memory_plan import MemoryPlan, plan_memory
+from enginery.builder.memory_plan import MemoryPlan, Workspace, plan_memory
 from enginery.builder.models.decoder import build_decoder
 from enginery.builder.network.network import Network
 from enginery.builder.network.passes.fuse_gate_up import fuse_gate_up
@@ -39,7 +42,8 @@ from enginery.builder.options import ENGINE_DTYPES, BuildOptions, BuildRequest, 
 from enginery.builder.progress import WEIGHTS, Progress, no_progress
 from enginery.builder.sharding.mapping import Mapping
 from enginery.builder.sharding.shard import check_shardable, shard
-from enginery.builder.sku import Sku, load_sku
+from enginery.builder.sku import Sku, load_skus
+from enginery.builder.targets.artifacts import Artifacts
 from enginery.builder.targets.registry import TARGETS
 from enginery.builder.targets.target import Payload, Target
 from enginery.builder.tokenizer.vocabulary import UNUSED, TokenText, read_vocabulary
@@ -55,6 +59,9 @@ TOKENIZER_FILES = (
 )
 
 
+SEVERAL_SKUS = "several"  # in the header of an engine that is built for more than one
+
+
 @dataclass(frozen=True)
 class PlannedBuild:
     """Everything about a build that is decided before a weight is read.
@@ -63,23 +70,46 @@ class PlannedBuild:
         request: what was asked for.
         options: what that comes to.
         config: the model.
-        sku: the hardware.
+        skus: the hardware, one or more of one target.
         target: what it is lowered to.
         network: after all passes, of the whole model.
         payloads: the lowered network of each rank.
         tokens: the vocabulary's bytes.
-        plan: memory of the engine when it runs.
+        plans: memory of the engine when it runs, for each SKU.
+        checked: scales that the build reads, and what it leaves unread; None where the checkpoint
+            has no weights, only a configuration, of which a plan can be made all the same.
     """
 
     request: BuildRequest
     options: BuildOptions
     config: ModelConfig
-    sku: Sku
+    skus: tuple[Sku, ...]
     target: Target
     network: Network
     payloads: tuple[Payload, ...]
     tokens: tuple[TokenText, ...]
-    plan: MemoryPlan
+    plans: tuple[MemoryPlan, ...]
+    checked: CheckedTensors | None
+
+    @property
+    def sku(self) -> Sku:
+        """The SKU with the least memory."""
+        return self.skus[self.plans.index(self.plan)]
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """Memory on the SKU that has least of it."""
+        return min(self.plans, key=lambda plan: plan.memory_bytes)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the checkpoint's weights are there."""
+        return self.checked is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the checkpoint is left unread, and why."""
+        return () if self.checked is None else self.checked.notes
 
 
 @dataclass(frozen=True)
@@ -105,27 +135,35 @@ def plan_build(request: BuildRequest) -> PlannedBuild:
     Raises:
         BuildError: one of its subclasses, by what is wrong.
     """
-    sku = load_sku(request.sku)
+    skus = load_skus(request.sku)
     config = read_config(request.model)
-    options = resolve_options(request, config, sku)
+    options = resolve_options(request, config, skus)
     check_shardable(config, options.tp_size)
     if request.output is not None:
         check_output(request.output, overwrite=request.overwrite)
 
     plain = verify(build_decoder(config), after="models")
-    with Checkpoint(request.model) as checkpoint:
-        check_tensors(checkpoint, plain)
+    checked = None
+    if request.output is not None or has_weights(request.model):
+        with Checkpoint(request.model) as checkpoint:
+            checked = check_tensors(checkpoint, plain, options.qformat, options.kv_cache_dtype)
     network = run_passes(plain, options)
 
     mappings = [Mapping(options.tp_size, rank) for rank in range(options.tp_size)]
     parts = [verify(shard(network, mapping), after="sharding") for mapping in mappings]
-    target = TARGETS[sku.target]
+    target = TARGETS[skus[0].target]
     payloads = tuple(target.lower(part, options) for part in parts)
 
     programs = [payload.program for payload in payloads]
-    plan = plan_memory(network, programs, options, sku, request.kv_cache_bytes)
-    tokens = _vocabulary(request, config)
-    return PlannedBuild(request, options, config, sku, target, network, payloads, tokens, plan)
+    workspaces = [target.workspace(payload, options) for payload in payloads]
+    plans = tuple(
+        plan_memory(network, programs, options, sku, request.kv_cache_bytes, _largest(workspaces))
+        for sku in skus
+    )
+    tokens = _vocabulary(request, config, checked is not None)
+    return PlannedBuild(
+        request, options, config, skus, target, network, payloads, tokens, plans, checked
+    )
 
 
 def run_passes(network: Network, options: BuildOptions) -> Network:
@@ -150,7 +188,7 @@ def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSumma
     """
     start = time.monotonic()
     request, options = planned.request, planned.options
-    assert request.output is not None
+    assert request.output is not None and planned.checked is not None
     version = importlib.metadata.version("enginery")
     with (
         Checkpoint(request.model) as checkpoint,
@@ -158,7 +196,11 @@ def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSumma
         ThreadPoolExecutor(1) as background,
     ):
         identity = background.submit(checkpoint_identity, request.model, checkpoint.files)
-        file_bytes = _write_ranks(planned, checkpoint, directory.path, version, progress)
+        check_scales(checkpoint, planned.checked.scales)
+        # Compilation first: what it refuses is told before gigabytes are written.
+        artifacts = artifacts_of(planned)
+        artifacts.make(progress)
+        file_bytes = _write_ranks(planned, artifacts, checkpoint, directory.path, version, progress)
         directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
         if not request.skip_tokenizer:
             _copy_tokenizer(request.model, directory.path)
@@ -171,15 +213,27 @@ def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSumma
             plan=planned.plan,
             version=version,
         )
-        directory.write_json(MANIFEST_FILE, description)
+        directory.write_json(MANIFEST_FILE, description | artifacts.manifest())
         largest = sorted(checkpoint.tensor_bytes().values(), reverse=True)[:2]
         directory.commit()
     seconds = time.monotonic() - start
     return BuildSummary(directory.output, seconds, tuple(largest), tuple(file_bytes))
 
 
+def artifacts_of(planned: PlannedBuild) -> Artifacts:
+    """What the target compiles for the engine, not compiled yet."""
+    request = planned.request
+    cache = Cache(None if request.no_cache else request.cache_dir or default_cache_dir())
+    return planned.target.artifacts(planned.payloads, planned.skus, planned.options, cache)
+
+
 def _write_ranks(
-    planned: PlannedBuild, checkpoint: Checkpoint, directory: Path, version: str, progress: Progress
+    planned: PlannedBuild,
+    artifacts: Artifacts,
+    checkpoint: Checkpoint,
+    directory: Path,
+    version: str,
+    progress: Progress,
 ) -> list[int]:
     """Writes the file of every rank, one after another, and returns their sizes."""
     tensors = [tensor for payload in planned.payloads for tensor in payload.program.tensors]
@@ -197,20 +251,35 @@ def _write_ranks(
         path = directory / rank_file_name(rank)
         header = Header(
             target=planned.target.name,
-            sku=planned.sku.name,
+            sku=planned.skus[0].name if len(planned.skus) == 1 else SEVERAL_SKUS,
             variant=payload.variant,
             tp_size=planned.options.tp_size,
             tp_rank=rank,
             builder_version=version,
         )
         pack = functools.partial(payload.pack, checkpoint)
-        write_rank_file(path, header, payload.program, planned.tokens, pack, on_written)
+        write_rank_file(
+            path,
+            header,
+            payload.program,
+            planned.tokens,
+            pack,
+            on_written,
+            artifacts.sections(rank),
+        )
         file_bytes.append(path.stat().st_size)
     return file_bytes
 
 
-def _vocabulary(request: BuildRequest, config: ModelConfig) -> tuple[TokenText, ...]:
-    if request.skip_tokenizer:
+def _largest(workspaces: Sequence[Workspace]) -> Workspace:
+    """That of the rank that needs most; ranks differ by no more than a bias."""
+    return max(workspaces, key=lambda w: (w.token_row_bytes, w.logit_row_bytes, w.fixed_bytes))
+
+
+def _vocabulary(
+    request: BuildRequest, config: ModelConfig, is_complete: bool
+) -> tuple[TokenText, ...]:
+    if request.skip_tokenizer or not is_complete:
         return (UNUSED,) * config.vocab_size
     return tuple(read_vocabulary(request.model, config.vocab_size))
 

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from enginery.builder.checkpoint.config import ModelConfig
 from enginery.builder.errors import OptionError, Problems
+from enginery.builder.refusals import kv_dtype_refusal, qformat_refusal
 from enginery.builder.sku import Sku
 
 # dtype names of the command line -> of the engine format
-ENGINE_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+ENGINE_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Limits of the engine format.
 MAX_TP_SIZE = 1024
 MAX_BATCH_SIZE = 1 << 20
@@ -25,8 +27,8 @@ class BuildRequest:
     Attributes:
         model: directory of the checkpoint.
         output: engine directory to write; None to plan alone.
-        sku: name of the SKU to build for.
-        dtype: "float32", "bfloat16" or "auto" (as the checkpoint).
+        sku: name of the SKU to build for, or several of one target with commas between.
+        dtype: "float32", "bfloat16", "float16" or "auto" (as the checkpoint).
         qformat: quantisation scheme, a key of `enginery.quantization.SCHEMES`.
         tp_size: number of tensor-parallel ranks.
         max_batch_size: sequences in one step.
@@ -34,10 +36,12 @@ class BuildRequest:
         max_seq_len: tokens of one sequence, prompt and output.
         max_input_len: tokens of one prompt.
         tokens_per_block: tokens of one KV block.
-        kv_cache_dtype: "float32", "bfloat16" or "auto" (the build dtype).
+        kv_cache_dtype: a dtype, "fp8", "int8" or "auto" (the build dtype).
         kv_cache_bytes: bytes to plan for the KV cache; None plans a share of the memory.
         overwrite: whether an engine directory that is there may be replaced.
         skip_tokenizer: build without a tokenizer; the engine then takes and gives token ids only.
+        cache_dir: folder of compiled kernels and plans; None is the user's.
+        no_cache: compile everything, and keep nothing of it.
     """
 
     model: Path
@@ -55,13 +59,15 @@ class BuildRequest:
     kv_cache_bytes: int | None = None
     overwrite: bool = False
     skip_tokenizer: bool = False
+    cache_dir: Path | None = None
+    no_cache: bool = False
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """The options in effect: complete, checked, and consistent with model and SKU.
 
-    Fields as in `BuildRequest`; `dtype` and `kv_cache_dtype` are "float32" or "bfloat16".
+    Fields as in `BuildRequest`, without "auto".
     """
 
     sku: str
@@ -76,19 +82,21 @@ class BuildOptions:
     kv_cache_dtype: str
 
 
-def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> BuildOptions:
-    """Fills in defaults and checks the options against each other, the model and the SKU.
+def resolve_options(
+    request: BuildRequest, config: ModelConfig, skus: Sequence[Sku]
+) -> BuildOptions:
+    """Fills in defaults and checks the options against each other, the model and the SKUs.
+
+    Args:
+        request: the options as given.
+        config: of the model.
+        skus: at least one, all of one target. An option must suit every one of them; the default
+            of a limit is the least of theirs.
 
     Raises:
         OptionError: with every problem found.
     """
     problems = Problems("options", OptionError)
-
-    def choice(name: str, value: str, accepted: tuple[str, ...]) -> str:
-        if value not in accepted:
-            names = ", ".join(accepted)
-            problems.add(name, f"{value!r} is not built for SKU {sku.name}; accepted are {names}")
-        return value
 
     def count(name: str, value: int | None, default: int, most: int = MAX_COUNT) -> int:
         value = default if value is None else value
@@ -97,7 +105,32 @@ def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> Bui
             return default
         return value
 
-    dtype = resolve_dtype(request.dtype, config)
+    def choice(name: str, value: str) -> str:
+        lists = {sku.name: getattr(sku, f"{name}s") for sku in skus}
+        accepted = [
+            item for item in lists[skus[0].name] if all(item in built for built in lists.values())
+        ]
+        if value in accepted:
+            return value
+        refusing = next(sku for sku in skus if value not in lists[sku.name])
+        reason = fix = ""
+        if name == "qformat":
+            reason, fix = qformat_refusal(value, refusing, accepted)
+        elif name == "kv_cache_dtype":
+            reason, fix = kv_dtype_refusal(value, refusing, accepted)
+        problems.add(
+            name,
+            f"{value!r} is not built for SKU {refusing.name}"
+            + (f": {reason}" if reason else "")
+            + f"; accepted are {', '.join(accepted)}",
+            fix,
+        )
+        return value
+
+    def least(name: str) -> int:
+        return min(int(getattr(sku, name)) for sku in skus)
+
+    dtype = resolve_dtype(request.dtype, config, skus)
     longest = longest_sequence(config)
     max_seq_len = request.max_seq_len
     if max_seq_len is not None and max_seq_len > longest:
@@ -109,21 +142,21 @@ def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> Bui
         max_seq_len = None
     max_seq_len = count("max_seq_len", max_seq_len, config.max_position_embeddings)
     options = BuildOptions(
-        sku=sku.name,
-        dtype=choice("dtype", dtype, sku.dtypes),
-        qformat=choice("qformat", request.qformat, sku.qformats),
+        sku=",".join(sku.name for sku in skus),
+        dtype=choice("dtype", dtype),
+        qformat=choice("qformat", request.qformat),
         tp_size=count("tp_size", request.tp_size, 1, MAX_TP_SIZE),
         max_batch_size=count(
-            "max_batch_size", request.max_batch_size, sku.max_batch_size, MAX_BATCH_SIZE
+            "max_batch_size", request.max_batch_size, least("max_batch_size"), MAX_BATCH_SIZE
         ),
-        max_num_tokens=count("max_num_tokens", request.max_num_tokens, sku.max_num_tokens),
+        max_num_tokens=count("max_num_tokens", request.max_num_tokens, least("max_num_tokens")),
         max_seq_len=max_seq_len,
         max_input_len=count("max_input_len", request.max_input_len, max_seq_len),
-        tokens_per_block=count("tokens_per_block", request.tokens_per_block, sku.tokens_per_block),
+        tokens_per_block=count(
+            "tokens_per_block", request.tokens_per_block, least("tokens_per_block")
+        ),
         kv_cache_dtype=choice(
-            "kv_cache_dtype",
-            dtype if request.kv_cache_dtype == "auto" else request.kv_cache_dtype,
-            sku.kv_cache_dtypes,
+            "kv_cache_dtype", dtype if request.kv_cache_dtype == "auto" else request.kv_cache_dtype
         ),
     )
     if options.max_input_len > options.max_seq_len:
@@ -138,18 +171,25 @@ def resolve_options(request: BuildRequest, config: ModelConfig, sku: Sku) -> Bui
             f"{options.max_batch_size} is above max_num_tokens {options.max_num_tokens}: each "
             "decoding sequence takes a token of the step",
         )
-    if options.tokens_per_block not in sku.accepted_tokens_per_block:
-        accepted = ", ".join(map(str, sku.accepted_tokens_per_block))
+    block_sizes = [
+        size
+        for size in skus[0].accepted_tokens_per_block
+        if all(size in sku.accepted_tokens_per_block for sku in skus)
+    ]
+    if options.tokens_per_block not in block_sizes:
+        accepted = ", ".join(map(str, block_sizes))
         problems.add("tokens_per_block", f"{options.tokens_per_block} is not one of {accepted}")
     problems.raise_if_any()
     return options
 
 
-def resolve_dtype(dtype: str, config: ModelConfig) -> str:
-    """The build dtype: "auto" is the checkpoint's, where float16 and none become bfloat16."""
+def resolve_dtype(dtype: str, config: ModelConfig, skus: Sequence[Sku]) -> str:
+    """The build dtype: "auto" is the checkpoint's where it is built, and else bfloat16."""
     if dtype != "auto":
         return dtype
-    return "float32" if config.dtype == "float32" else "bfloat16"
+    stored = config.dtype
+    is_built = stored is not None and all(stored in sku.dtypes for sku in skus)
+    return stored if stored is not None and is_built else "bfloat16"
 
 
 def longest_sequence(config: ModelConfig) -> int:

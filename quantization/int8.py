@@ -8,11 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from enginery.quantization.scaling import row_scale
+
 INT8_MAX = 127
-
-
-class QuantizationError(ValueError):
-    """A tensor has values that cannot be quantised."""
 
 
 class Int8Weight(NamedTuple):
@@ -27,7 +25,9 @@ class Int8Weight(NamedTuple):
     scale: npt.NDArray[np.float32]
 
 
-def quantize_int8(weight: npt.NDArray[np.float32], name: str) -> Int8Weight:
+def quantize_int8(
+    weight: npt.NDArray[np.float32], name: str, amax: npt.NDArray[np.float32] | None = None
+) -> Int8Weight:
     """Quantises each row of `weight` by its largest magnitude, rounding half to even.
 
     A row's scale is amax / 127, so -128 is never used and the range is symmetric. A row of zeros
@@ -36,6 +36,8 @@ def quantize_int8(weight: npt.NDArray[np.float32], name: str) -> Int8Weight:
     Args:
         weight: float32 `[N, K]`.
         name: the tensor's name, for the error.
+        amax: float32 `[N]`, the magnitude to scale each row by where `weight` holds only some of
+            the columns; None takes the row's own.
 
     Returns:
         The rows in INT8 and their scales.
@@ -43,21 +45,23 @@ def quantize_int8(weight: npt.NDArray[np.float32], name: str) -> Int8Weight:
     Raises:
         QuantizationError: a value is infinite or NaN.
     """
-    amax = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0))
-    # A NaN anywhere in a row makes its amax NaN, an infinity makes it infinite.
-    if not np.isfinite(amax).all():
-        row = int(np.flatnonzero(~np.isfinite(amax))[0])
-        raise QuantizationError(
-            f"{name}: row {row} holds values that are not finite; the checkpoint is damaged or "
-            "overflowed when it was saved"
-        )
-    scale = amax / np.float32(INT8_MAX)
-    # Subnormal rows would give a scale of zero; they are zeros for every purpose.
-    scale[scale < np.finfo(np.float32).tiny] = 1
+    scale = row_scale(weight, name, INT8_MAX, amax)
+    return Int8Weight(int8_codes(weight, scale), scale)
+
+
+def int8_codes(
+    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int8]:
+    """Returns int8 `[N, K]`: weight / scale, rounded half to even, clamped to -127..127.
+
+    Args:
+        weight: finite float32 `[N, K]`.
+        scale: float32 `[N]`, above zero.
+    """
     q = weight / scale[:, np.newaxis]
     np.rint(q, out=q)
-    np.clip(q, -INT8_MAX, INT8_MAX, out=q)  # amax / scale may exceed 127 by one rounding
-    return Int8Weight(q.astype(np.int8), scale)
+    np.clip(q, -INT8_MAX, INT8_MAX, out=q)  # amax / scale may exceed 127 by a rounding
+    return q.astype(np.int8)
 
 
 def dequantize_int8(weight: Int8Weight) -> npt.NDArray[np.float32]:

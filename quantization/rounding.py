@@ -6,6 +6,8 @@ numpy has no bfloat16: its values are held as their bit patterns in uint16.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -40,3 +42,30 @@ def bfloat16_to_float32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]
     widened = bits.astype(np.uint32)
     widened <<= np.uint32(16)
     return widened.view(np.float32)
+
+
+def round_to(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """Rounds to nearest, ties to even, and returns what is stored.
+
+    Args:
+        values: float32, any shape.
+        dtype: "f32", "bf16" or "f16". What rounds beyond its largest finite value becomes
+            infinite.
+
+    Returns:
+        float32, uint16 bit patterns of bfloat16, or float16, of the same shape.
+    """
+    if dtype == "bf16":
+        return float32_to_bfloat16(values)
+    if dtype == "f16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16)
+    assert dtype == "f32", dtype
+    return values
+
+
+def widen(stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Returns the exact float32 values of what `round_to` gave."""
+    if stored.dtype == np.uint16:
+        return bfloat16_to_float32(stored)
+    return stored.astype(np.float32, copy=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enginery.quantization.int4 import INT4_BLOCK
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -16,6 +18,14 @@ class Scheme:
         activation_dtype: dtype of the other operand; None is the build dtype.
         quant_algo: the name in `config.json`, in the words of TensorRT-LLM where it has one.
         summary: one line for tables and help.
+        targets: the targets that compute it.
+        quantizes_lm_head: whether the output projection is a linear layer like the others; if not,
+            it stays in the build dtype.
+        has_input_scales: whether activations are quantised by scales that the checkpoint gives
+            (`<module>.input_scale`).
+        block_size: inputs that share a weight scale; None is all of a row.
+        min_sm: the compute capability, as one number, from which hardware multiplies its codes.
+        nearest: the schemes to take where this one cannot be had, the nearest first.
     """
 
     name: str
@@ -23,9 +33,17 @@ class Scheme:
     activation_dtype: str | None
     quant_algo: str | None
     summary: str
+    targets: tuple[str, ...] = ("cpu", "tensorrt")
+    quantizes_lm_head: bool = True
+    has_input_scales: bool = False
+    block_size: int | None = None
+    min_sm: int = 0
+    nearest: tuple[str, ...] = ("none",)
 
 
-NONE = Scheme("none", None, None, None, "weights and activations in the build dtype")
+NONE = Scheme(
+    "none", None, None, None, "weights and activations in the build dtype", nearest=()
+)  # fmt: skip
 INT8_WO = Scheme(
     "int8_wo",
     "i8",
@@ -39,6 +57,42 @@ INT8_DYNAMIC = Scheme(
     "i8",
     "INT8_PER_CHANNEL_PER_TOKEN",
     "INT8 weights as int8_wo, activations symmetric INT8 per token",
+    targets=("cpu",),
+    nearest=("int8_sq", "int8_wo", "none"),
+)
+INT4_WO = Scheme(
+    "int4_wo",
+    "i4",
+    None,
+    "W4A16",
+    f"INT4 weights, one scale per {INT4_BLOCK} inputs of a channel; activations never quantised",
+    targets=("tensorrt",),
+    quantizes_lm_head=False,
+    block_size=INT4_BLOCK,
+    nearest=("int8_wo", "none"),
+)
+INT8_SQ = Scheme(
+    "int8_sq",
+    "i8",
+    "i8",
+    "W8A8_SQ_PER_CHANNEL",
+    "INT8 weights per channel, activations INT8 by the checkpoint's scales (calibrated, smoothed)",
+    targets=("tensorrt",),
+    quantizes_lm_head=False,
+    has_input_scales=True,
+    nearest=("int8_dynamic", "int8_wo", "none"),
+)
+FP8 = Scheme(
+    "fp8",
+    "f8e4m3",
+    "f8e4m3",
+    "FP8",
+    "FP8 (E4M3) weights per channel, activations FP8 by the checkpoint's scales (calibrated)",
+    targets=("tensorrt",),
+    quantizes_lm_head=False,
+    has_input_scales=True,
+    min_sm=89,
+    nearest=("int8_sq", "int8_dynamic", "int8_wo", "none"),
 )
 
-SCHEMES = {scheme.name: scheme for scheme in (NONE, INT8_WO, INT8_DYNAMIC)}
+SCHEMES = {scheme.name: scheme for scheme in (NONE, INT8_WO, INT8_DYNAMIC, INT4_WO, INT8_SQ, FP8)}

@@ -100,6 +100,14 @@ class Checkpoint:
             return bfloat16_to_float32(stored)
         return stored.astype(np.float32, copy=False)
 
+    def read_scalar(self, name: str) -> np.float32:
+        """The value of a tensor with one element, of any rank."""
+        stored = self._file_of[name].read(name).reshape(-1)
+        assert stored.size == 1
+        if self.tensors[name].dtype == "BF16":
+            return np.float32(bfloat16_to_float32(stored)[0])
+        return np.float32(stored[0])
+
     def tensor_bytes(self) -> dict[str, int]:
         """Size of each tensor as it is stored."""
         return {
@@ -129,6 +137,12 @@ class Checkpoint:
             if tensor not in self._file_of:
                 problems.add(tensor, f"is in {INDEX_FILE} but in none of the files")
         problems.raise_if_any()
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory holds weights of any kind, or anything in their place."""
+    names = (SINGLE_FILE, INDEX_FILE, "*.safetensors", *PICKLE_PATTERNS)
+    return any(True for name in names for _ in directory.glob(name))
 
 
 def unsupported_dtypes(tensors: Mapping[str, TensorInfo]) -> list[Problem]:

@@ -14,7 +14,8 @@ MAX_RANK = 4
 TENSOR_ALIGNMENT = 64
 PANEL = 16  # output channels in a panel of the packed layouts
 
-ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "i32": 4}
+ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "i32": 4, "f8e4m3": 1}
+INT4 = "i4"  # of tensors alone: two per byte along the last dimension, which is even
 # layout -> K elements that stand together, and the only dtype it is used for
 GROUPS = {"n16k1": (1, "f32"), "n16k2": (2, "bf16"), "n16k4": (4, "i8")}
 
@@ -27,7 +28,7 @@ class Tensor:
 
     Attributes:
         name: unique in the program.
-        dtype: a key of `ITEM_BYTES`.
+        dtype: a key of `ITEM_BYTES`, or `INT4`.
         layout: "rows" or a key of `GROUPS`.
         shape: logical shape.
     """
@@ -40,6 +41,9 @@ class Tensor:
     @property
     def num_bytes(self) -> int:
         """What dtype, layout and shape imply, padding included."""
+        if self.dtype == INT4:
+            assert self.layout == "rows" and self.shape[-1] % 2 == 0
+            return math.prod(self.shape) // 2
         if self.layout == "rows":
             return math.prod(self.shape) * ITEM_BYTES[self.dtype]
         group, dtype = GROUPS[self.layout]

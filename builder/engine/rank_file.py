@@ -35,6 +35,7 @@ def write_rank_file(
     tokens: Sequence[TokenText],
     pack: Callable[[], TensorPieces],
     on_written: Callable[[int], None],
+    extra_sections: Sequence[Section] = (),
 ) -> None:
     """Writes a rank's file in one pass.
 
@@ -45,6 +46,7 @@ def write_rank_file(
         tokens: the text of each token id.
         pack: makes the program's tensors.
         on_written: called with the size of each piece of a tensor once it is written.
+        extra_sections: what the target has beside these, written after them.
     """
     weights = Section(
         "weights",
@@ -56,6 +58,7 @@ def write_rank_file(
         bytes_section("program", program.encode(WEIGHTS_SECTION)),
         bytes_section("token_bytes", encode_token_bytes(tokens)),
         weights,
+        *extra_sections,
     ]
     assert sections[WEIGHTS_SECTION] is weights
     write_container(path, header, sections)

@@ -22,7 +22,8 @@ class Value:
         name: unique in the network.
         rows: "tokens" (the packed tokens of a step) or "logits" (the rows that want logits).
         columns: width.
-        dtype: "f32", "bf16", or "i8" with one scale per row.
+        dtype: "f32", "bf16", "f16", or codes: "i8" (each row, or the whole value, with a scale)
+            or "f8e4m3" (the whole value with a scale).
     """
 
     name: str

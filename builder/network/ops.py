@@ -16,7 +16,13 @@ from enginery.builder.network.weight import Weight
 Attributes = Mapping[str, Attribute]
 
 # dtypes of weights that a linear layer takes beside an operand of this dtype.
-WEIGHT_DTYPES = {"f32": ("f32", "i8"), "bf16": ("bf16", "i8"), "i8": ("i8",)}
+WEIGHT_DTYPES = {
+    "f32": ("f32", "i8"),
+    "bf16": ("bf16", "i8", "i4"),
+    "f16": ("f16", "i8", "i4"),
+    "i8": ("i8",),
+    "f8e4m3": ("f8e4m3",),
+}
 
 
 class ShapeError(Exception):

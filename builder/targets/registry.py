@@ -3,5 +3,6 @@
 
 from enginery.builder.targets.cpu import CpuTarget
 from enginery.builder.targets.target import Target
+from enginery.builder.targets.tensorrt.target import TensorRTTarget
 
-TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(),)}
+TARGETS: dict[str, Target] = {target.name: target for target in (CpuTarget(), TensorRTTarget())}

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from enginery.builder.cache import Cache
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.engine.program import Program
+from enginery.builder.memory_plan import Workspace
 from enginery.builder.network.network import Network
 from enginery.builder.options import BuildOptions
+from enginery.builder.sku import Sku
+from enginery.builder.targets.artifacts import Artifacts
+from enginery.builder.targets.tensorrt.segment import SegmentType
 
 
 class WeightStream(Protocol):
@@ -28,11 +33,13 @@ class Payload:
         variant: what it needs of the target, as in the engine's header.
         program: tensors, buffers and steps.
         pack: makes the tensors' bytes from the checkpoint; holds a few pieces at a time.
+        segments: the segment types that its steps run by name; empty on target cpu.
     """
 
     variant: str
     program: Program
     pack: WeightStream
+    segments: tuple[SegmentType, ...] = ()
 
 
 class Target(Protocol):
@@ -41,4 +48,23 @@ class Target(Protocol):
     name: str
 
     def lower(self, network: Network, options: BuildOptions) -> Payload:
-        """Returns the payload of one rank; reads no weights yet."""
+        """Returns the payload of one rank; reads no weights yet.
+
+        Raises:
+            OptionError: the target cannot run this network with these options.
+        """
+
+    def workspace(self, payload: Payload, options: BuildOptions) -> Workspace:
+        """Returns what a rank needs in memory beside its program's tensors and values."""
+
+    def artifacts(
+        self, payloads: Sequence[Payload], skus: Sequence[Sku], options: BuildOptions, cache: Cache
+    ) -> Artifacts:
+        """Returns what is compiled for the engine, not compiled yet.
+
+        Args:
+            payloads: of all ranks.
+            skus: all that the engine is built for.
+            options: in effect.
+            cache: of what earlier builds compiled.
+        """

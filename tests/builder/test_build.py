@@ -71,11 +71,12 @@ def test_an_engine_without_a_tokenizer(tmp_path: Path, model: Path) -> None:
 
 
 def test_progress_reaches_its_end(tmp_path: Path, model: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    build(plan_tiny(model, tmp_path / "engine"), lambda done, total: seen.append((done, total)))
+    seen: list[tuple[str, int, int]] = []
+    build(plan_tiny(model, tmp_path / "engine"), lambda *told: seen.append(told))
     assert seen == sorted(seen) and len(seen) > 10
-    assert len({total for _, total in seen}) == 1
-    assert seen[-1][0] == seen[-1][1]
+    assert seen[0][:2] == ("weights", 0)
+    assert len({(stage, total) for stage, _, total in seen}) == 1
+    assert seen[-1][1] == seen[-1][2]
 
 
 def test_a_weight_that_is_not_finite_stops_the_build_and_leaves_nothing(

@@ -9,7 +9,7 @@ import pytest
 from enginery.builder.checkpoint.config import read_config
 from enginery.builder.errors import OptionError
 from enginery.builder.options import BuildOptions, BuildRequest, resolve_options
-from enginery.builder.sku import load_sku
+from enginery.builder.sku import load_skus
 from tests.support.checkpoints import write_tiny_checkpoint
 
 
@@ -18,7 +18,7 @@ def resolve(
 ) -> BuildOptions:
     write_tiny_checkpoint(tmp_path, **({"family": "llama"} | (checkpoint or {})))
     request = BuildRequest(tmp_path, **options)
-    return resolve_options(request, read_config(tmp_path), load_sku("cpu"))
+    return resolve_options(request, read_config(tmp_path), load_skus("cpu"))
 
 
 def test_defaults_come_from_sku_and_model(tmp_path: Path) -> None:
@@ -67,7 +67,12 @@ def test_the_longest_sequence_counts_rope_scaling(
     ("options", "message"),
     [
         ({"dtype": "float16"}, "dtype: 'float16' is not built for SKU cpu; accepted are float32"),
-        ({"qformat": "fp8"}, "qformat: 'fp8' is not built for SKU cpu; accepted are none, int8_wo"),
+        (
+            {"qformat": "fp8"},
+            "qformat: 'fp8' is not built for SKU cpu: target cpu does not quantise activations by "
+            r"calibrated scales; accepted are none, int8_wo, int8_dynamic \(the nearest that is "
+            r"built is int8_dynamic\)",
+        ),
         ({"kv_cache_dtype": "int8"}, "kv_cache_dtype: 'int8' is not built for SKU cpu"),
         ({"max_batch_size": 0}, "max_batch_size: 0 is not from 1 to"),
         ({"max_num_tokens": -5}, "max_num_tokens: -5 is not from 1 to"),

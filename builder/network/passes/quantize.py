@@ -8,9 +8,11 @@ from enginery.builder.network.ops import node
 from enginery.builder.network.weight import Weight
 from enginery.quantization import Scheme
 
+LOGITS = "logits"
+
 
 def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
-    """Applies a quantisation scheme to all linear layers, the output projection included.
+    """Applies a quantisation scheme to the linear layers, the output projection where it says so.
 
     What feeds a linear layer (norm, attention, activation) computes its output in the dtype that
     the layer takes, so no operation stands between them. A tied embedding is read from the
@@ -18,19 +20,24 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
 
     Args:
         network: after the fusions.
-        dtype: the build dtype, "f32" or "bf16".
+        dtype: the build dtype, "f32", "bf16" or "f16".
         scheme: what to store and compute instead; see `Scheme`.
     """
-    operand_dtype = scheme.activation_dtype or dtype
-    weight_dtype = scheme.weight_dtype or dtype
-    linears = [current for current in network.nodes if current.op == "linear"]
-    operands = {current.value(0).name for current in linears}
-    linear_weights = {current.weight(1).name for current in linears}
+    # By name: what linear layers take as operands and as weights.
+    operand_dtypes: dict[str, str] = {}
+    weight_dtypes: dict[str, str] = {}
+    for current in network.nodes:
+        if current.op == "linear":
+            is_kept = current.output.name == LOGITS and not scheme.quantizes_lm_head
+            operand_dtype = None if is_kept else scheme.activation_dtype
+            weight_dtype = None if is_kept else scheme.weight_dtype
+            operand_dtypes[current.value(0).name] = operand_dtype or dtype
+            weight_dtypes[current.weight(1).name] = weight_dtype or dtype
 
     def stored(weight: Weight) -> Weight:
         if len(weight.shape) == 1:
             return weight  # norms and biases stay in float32
-        return weight.stored_as(weight_dtype if weight.name in linear_weights else dtype)
+        return weight.stored_as(weight_dtypes.get(weight.name, dtype))
 
     retyped: dict[str, Value] = {}
 
@@ -42,8 +49,8 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
     rewritten: list[Node] = []
     for current in network.nodes:
         attributes = dict(current.attributes)
-        if current.output.name in operands:
-            attributes["dtype"] = operand_dtype
+        if current.output.name in operand_dtypes:
+            attributes["dtype"] = operand_dtypes[current.output.name]
         made = node(
             current.op,
             current.output.name,

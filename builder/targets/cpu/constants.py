@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+import functools
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,10 @@ from enginery.builder.engine.program import GROUPS, PANEL, Tensor
 from enginery.builder.network.network import Network
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
-from enginery.builder.targets.cpu.rope import inverse_frequencies
+from enginery.builder.targets.rope import inverse_frequencies
+from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
 
 PACKED_LAYOUTS = {dtype: layout for layout, (_, dtype) in GROUPS.items()}
-
-# Packing works on pieces of about this many elements. Each costs about 20 bytes per element while
-# it is worked on, and at most NUM_THREADS + 1 are alive.
-PIECE_ELEMENTS = 2 << 20
-NUM_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -101,19 +97,8 @@ def _packed(weight: Weight, is_in_linear: bool, qformat: str) -> PackedWeight:
 def _pieces(
     pool: ThreadPoolExecutor, checkpoint: Checkpoint, packed: PackedWeight
 ) -> Iterator[PackedRows]:
-    """Packs a weight piece by piece, a few ahead of the reader, in order."""
-    weight = packed.weight
-    num_rows = weight.shape[0]
-    width = weight.shape[1] if len(weight.shape) == 2 else 1
-    step = max(PIECE_ELEMENTS // (width * PANEL), 1) * PANEL
-    ahead: deque[Future[PackedRows]] = deque()
-    for begin in range(0, num_rows, step):
-        end = min(begin + step, num_rows)
-        ahead.append(pool.submit(pack_rows, checkpoint, weight, packed.data.layout, begin, end))
-        if len(ahead) > NUM_THREADS:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+    make = functools.partial(pack_rows, checkpoint, packed.weight, packed.data.layout)
+    return pieces(pool, packed.weight, make, multiple=PANEL)
 
 
 def _joined(arrays: list[npt.NDArray[np.generic] | None]) -> npt.NDArray[np.generic]:

@@ -10,7 +10,7 @@ from enginery.builder.network.network import Network, Node, Value
 from enginery.builder.network.verifier import IN_PLACE_INPUT
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.cpu.constants import Constants
-from enginery.builder.targets.cpu.rope import rope_scale
+from enginery.builder.targets.rope import rope_scale
 
 LAYER_PREFIX = re.compile(r"^layers\.\d+\.")
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.engine.program import GROUPS, PANEL
-from enginery.builder.errors import CheckpointError, Problem
-from enginery.builder.network.weight import Weight, WeightPart
-from enginery.quantization import QuantizationError, float32_to_bfloat16, quantize_int8
+from enginery.builder.network.weight import Weight
+from enginery.builder.targets.weight_rows import read_rounded, read_with_amax
+from enginery.quantization import quantize_int8
 
 
 class PackedRows(NamedTuple):
@@ -52,17 +52,11 @@ def pack_rows(
     stored: npt.NDArray[Any]
     scale = column_sums = None
     if weight.dtype == "i8":
-        try:
-            stored, scale = quantize_int8(_read_float32(checkpoint, rows), weight.name)
-        except QuantizationError as error:
-            raise _not_finite(checkpoint, rows) from error
+        values, amax = read_with_amax(checkpoint, rows)
+        stored, scale = quantize_int8(values, weight.name, amax)
         column_sums = stored.sum(axis=1, dtype=np.int32)
-    elif weight.dtype == "bf16":
-        stored = _read_bfloat16(checkpoint, rows)
     else:
-        stored = _read_float32(checkpoint, rows)
-        if not np.isfinite(stored).all():
-            raise _not_finite(checkpoint, rows)
+        stored = read_rounded(checkpoint, rows, weight.dtype)
     data = np.ascontiguousarray(stored) if layout == "rows" else _panels(stored, GROUPS[layout][0])
     return PackedRows(data, scale, column_sums)
 
@@ -76,44 +70,3 @@ def _panels(rows: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     units = np.ascontiguousarray(rows).view(np.uint32)
     # [panels, 16, units] -> [panels, units, 16]
     return np.ascontiguousarray(units.reshape(-1, PANEL, units.shape[1]).transpose(0, 2, 1))
-
-
-def _columns(part: WeightPart) -> slice:
-    return slice(None) if part.columns is None else slice(*part.columns)
-
-
-def _read_float32(checkpoint: Checkpoint, rows: Weight) -> npt.NDArray[np.float32]:
-    parts = [
-        checkpoint.read_float32(part.tensor, slice(*part.rows), _columns(part))
-        for part in rows.parts
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _read_bfloat16(checkpoint: Checkpoint, rows: Weight) -> npt.NDArray[np.uint16]:
-    parts = []
-    for part in rows.parts:
-        where = (part.tensor, slice(*part.rows), _columns(part))
-        if checkpoint.tensors[part.tensor].dtype == "BF16":
-            parts.append(checkpoint.read(*where))
-        else:
-            parts.append(float32_to_bfloat16(checkpoint.read_float32(*where)))
-    stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if ((stored & np.uint16(0x7F80)) == 0x7F80).any():
-        raise _not_finite(checkpoint, rows)
-    return stored
-
-
-def _not_finite(checkpoint: Checkpoint, rows: Weight) -> CheckpointError:
-    """Names the tensor, in the checkpoint's words, that made a row impossible to store."""
-    for part in rows.parts:
-        values = checkpoint.read_float32(part.tensor, slice(*part.rows), _columns(part))
-        bad = ~np.isfinite(values)
-        if bad.any():
-            row = part.rows[0] + int(np.argwhere(bad)[0][0])
-            message = f"row {row} holds a NaN or an infinity"
-            break
-    else:
-        part, message = rows.parts[0], "holds values beyond the range of bfloat16"
-    fix = "the checkpoint is damaged or overflowed when it was saved"
-    return CheckpointError(str(checkpoint.directory), [Problem(part.tensor, message, fix)])

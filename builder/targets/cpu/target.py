@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from enginery.builder.cache import Cache
 from enginery.builder.engine.program import Program
+from enginery.builder.memory_plan import NO_WORKSPACE, Workspace
 from enginery.builder.network.network import Network
 from enginery.builder.options import BuildOptions
+from enginery.builder.sku import Sku
+from enginery.builder.targets.artifacts import Artifacts, NoArtifacts
+from enginery.builder.targets.attributes import program_attributes
 from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.cpu.lowering import lower_steps
 from enginery.builder.targets.target import Payload
@@ -24,30 +31,16 @@ class CpuTarget:
         constants = Constants(network, options.qformat)
         buffers, steps = lower_steps(network, constants)
         program = Program(
-            _attributes(network, options), constants.tensors, tuple(buffers), tuple(steps)
+            program_attributes(network, options), constants.tensors, tuple(buffers), tuple(steps)
         )
         return Payload(VARIANT, program, constants.pack)
 
+    def workspace(self, payload: Payload, options: BuildOptions) -> Workspace:
+        """Returns nothing beside the program's own."""
+        return NO_WORKSPACE
 
-def _attributes(network: Network, options: BuildOptions) -> dict[str, int | str | tuple[int, ...]]:
-    config, tp_size = network.config, network.mapping.tp_size
-    return {
-        "architecture": config.family.architecture,
-        "dtype": options.dtype,
-        "qformat": options.qformat,
-        "kv_cache_dtype": options.kv_cache_dtype,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_layers": config.num_layers,
-        "num_heads": config.num_heads // tp_size,
-        "num_kv_heads": config.num_kv_heads // tp_size,
-        "head_dim": config.head_dim,
-        "max_batch_size": options.max_batch_size,
-        "max_num_tokens": options.max_num_tokens,
-        "max_seq_len": options.max_seq_len,
-        "max_input_len": options.max_input_len,
-        "tokens_per_block": options.tokens_per_block,
-        "eos_token_ids": config.eos_token_ids,
-        "bos_token_id": config.bos_token_id,
-        "pad_token_id": config.pad_token_id,
-    }
+    def artifacts(
+        self, payloads: Sequence[Payload], skus: Sequence[Sku], options: BuildOptions, cache: Cache
+    ) -> Artifacts:
+        """Returns none: the library holds the kernels."""
+        return NoArtifacts()

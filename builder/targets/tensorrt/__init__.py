@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `tensorrt` target: segments for TensorRT or fused kernels, and kernels for what is between."""
+"""The `tensorrt` target: segments that TensorRT or fused kernels run, and kernels between them."""

@@ -43,8 +43,8 @@ class SegmentTensor:
         shape: as stored, row-major: weight `[N, K]`, scale `[N]` or `[N, K / 128]`, inverse
             `[1]`, bias `[N]`, norm `[columns]`.
         role: "weight", "scale", "inverse", "bias" (of a linear layer) or "norm".
-        owner: the linear layer or norm that it belongs to, e.g. "qkv_proj"; the output name of
-            that node, except in the head, whose linear layer is "lm_head".
+        owner: the linear layer or norm that it belongs to, in the checkpoint's words: "qkv_proj",
+            "o_proj", "gate_up_proj", "down_proj", "lm_head", "input_layernorm", ...
     """
 
     name: str

@@ -29,7 +29,7 @@ def edit_index(directory: Path, **changes: str | None) -> None:
 
 def messages(directory: Path) -> list[str]:
     with pytest.raises(CheckpointError) as error:
-        plan_tiny(directory)
+        plan_tiny(directory, directory.with_name("engine"))
     return [str(problem) for problem in error.value.problems]
 
 

@@ -18,7 +18,7 @@ from enginery.builder.network.verifier import verify
 from enginery.builder.options import BuildRequest, resolve_options
 from enginery.builder.sharding.mapping import Mapping
 from enginery.builder.sharding.shard import shard
-from enginery.builder.sku import load_sku
+from enginery.builder.sku import load_skus
 from tests.support.checkpoints import write_tiny_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "network"
@@ -48,7 +48,7 @@ def plain_network(directory: Path, **checkpoint: Any) -> Network:
 
 def passed(network: Network, directory: Path, **options: Any) -> Network:
     request = BuildRequest(directory, **options)
-    return run_passes(network, resolve_options(request, network.config, load_sku("cpu")))
+    return run_passes(network, resolve_options(request, network.config, load_skus("cpu")))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

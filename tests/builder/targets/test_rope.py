@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from enginery.builder.checkpoint.config import read_config
-from enginery.builder.targets.cpu.rope import inverse_frequencies, rope_scale
+from enginery.builder.targets.rope import inverse_frequencies, rope_scale
 from tests.support.checkpoints import write_tiny_checkpoint
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}

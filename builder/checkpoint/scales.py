@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scales that calibration leaves beside a checkpoint's weights, under ModelOpt's names.
+
+    model.layers.N.<module>.input_scale          activations of a linear layer: real = code * scale
+    model.layers.N.self_attn.k_proj.k_scale      keys in the cache
+    model.layers.N.self_attn.v_proj.v_scale      values in the cache
+
+Each is one float above zero, of shape [] or [1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from enginery.builder.checkpoint.checkpoint import Checkpoint, TensorInfo
+from enginery.builder.errors import CheckpointError, Problem, Problems
+
+SCALE = re.compile(r"\.(?:input_scale|k_proj\.k_scale|v_proj\.v_scale)$")
+SCALE_SHAPES = ((), (1,))
+
+
+def input_scale_name(weight: str) -> str:
+    """The activation scale of the linear layer whose weight is named `weight`."""
+    return f"{weight.removesuffix('.weight')}.input_scale"
+
+
+def kv_scale_name(layer: int, which: str) -> str:
+    """The scale of a layer's keys ("k") or values ("v") in the KV cache."""
+    return f"model.layers.{layer}.self_attn.{which}_proj.{which}_scale"
+
+
+def scale_problem(name: str, info: TensorInfo) -> Problem | None:
+    """What is wrong with a scale's shape, or None."""
+    if info.shape in SCALE_SHAPES:
+        return None
+    return Problem(
+        name, f"has shape {list(info.shape)}; one scale per tensor is expected, [] or [1]"
+    )
+
+
+def check_scales(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Reads scales and checks that each is a finite number above zero.
+
+    Raises:
+        CheckpointError: with every one that is not.
+    """
+    problems = Problems(str(checkpoint.directory), CheckpointError)
+    for name in names:
+        value = checkpoint.read_scalar(name)
+        if not np.isfinite(value) or value <= 0:
+            problems.add(name, f"is {value}; a finite number above zero is expected")
+        # Both the scale and its reciprocal are stored.
+        elif not np.isfinite(np.float32(1) / value):
+            problems.add(name, f"is {value}, too small: its reciprocal is beyond float32")
+    problems.raise_if_any()

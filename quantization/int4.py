@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Symmetric INT4 weights with one scale per block of 128 inputs: real = q * scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.quantization.scaling import row_scale
+
+INT4_MAX = 7
+INT4_BLOCK = 128
+
+
+def int4_scale(weight: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
+    """The scale of each block, amax / 7; 1 for a block of zeros.
+
+    Args:
+        weight: float32 `[N, K]`, K a multiple of 128.
+        name: the tensor's name, for the error.
+
+    Returns:
+        float32 `[N, K / 128]`, above zero.
+
+    Raises:
+        QuantizationError: a value is infinite or NaN.
+    """
+    num_rows, depth = weight.shape
+    assert depth % INT4_BLOCK == 0
+    blocks = weight.reshape(-1, INT4_BLOCK)
+    return row_scale(blocks, name, INT4_MAX).reshape(num_rows, depth // INT4_BLOCK)
+
+
+def int4_codes(
+    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int8]:
+    """Returns int8 `[N, K]`: weight / scale, rounded half to even, clamped to -7..7.
+
+    Args:
+        weight: finite float32 `[N, K]`.
+        scale: float32 `[N, K / 128]`, above zero.
+    """
+    q = weight.reshape(*scale.shape, INT4_BLOCK) / scale[:, :, np.newaxis]
+    np.rint(q, out=q)
+    np.clip(q, -INT4_MAX, INT4_MAX, out=q)
+    return q.astype(np.int8).reshape(weight.shape)
+
+
+def pack_int4(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Packs codes two per byte along the last dimension, the first in the low nibble.
+
+    Args:
+        codes: int8 `[N, K]` in -8..7, K even.
+
+    Returns:
+        uint8 `[N, K / 2]`.
+    """
+    nibbles = codes.view(np.uint8) & np.uint8(15)
+    return nibbles[:, 0::2] | (nibbles[:, 1::2] << np.uint8(4))
+
+
+def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """Returns int8 `[N, K]` of `pack_int4`'s uint8 `[N, K / 2]`."""
+    nibbles = np.stack([packed << np.uint8(4), packed & np.uint8(0xF0)], axis=-1)
+    # The code stands in the upper nibble; shifting it down as a signed number extends its sign.
+    codes: npt.NDArray[np.int8] = nibbles.view(np.int8) >> np.int8(4)
+    return codes.reshape(packed.shape[0], -1)
