@@ -8,6 +8,7 @@ for each compute capability, whatever the number of layers and SKUs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginery.builder.cache import Cache, content_key
 from enginery.builder.packages import package_version
 from enginery.builder.targets.tensorrt.archive import json_member, read_archive, write_archive
-from enginery.builder.cache import Cache, content_key
 from enginery.plugins.kernels import jobs
 from enginery.plugins.kernels.spec import KERNELS, source_sha256
 
@@ -62,7 +63,7 @@ class Kernel:
             {
                 "spec": self.spec,
                 "spec_version": KERNELS[self.spec].version,
-                "source_sha256": source_sha256(self.spec),
+                "source_sha256": _source_sha256(self.spec),
                 "types": self.types,
                 "constants": self.constants,
                 "num_warps": self.num_warps,
@@ -135,7 +136,7 @@ def compile_kernels(
     kernels: Iterable[Kernel],
     capability: tuple[int, int],
     cache: Cache,
-    on_done: Callable[[str], None] = lambda name: None,
+    on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, CompiledKernel]:
     """Compiles kernels in processes of their own, at most `MAX_WORKERS`, and caches each.
 
@@ -143,7 +144,7 @@ def compile_kernels(
         kernels: what to compile, whether cached or not.
         capability: compute capability to compile for.
         cache: takes the results.
-        on_done: called with the name of each kernel as it is done.
+        on_done: called as each is done, from one thread at a time.
 
     Raises:
         KernelCompileError: a kernel does not compile, or the compiler is not installed.
@@ -161,7 +162,7 @@ def compile_kernels(
             cache.put(CACHE_KIND, key, write_archive(entry))
         except OSError as error:
             failures.append(error)
-        on_done(result.name)
+        on_done()
 
     with tempfile.TemporaryDirectory(prefix="enginery-kernels-") as folder:
         jobs.compile_jobs(
@@ -173,6 +174,12 @@ def compile_kernels(
     if failures:
         raise failures[0]
     return {name: compiled[name] for name in by_name}
+
+
+@functools.cache
+def _source_sha256(spec: str) -> str:
+    """As `source_sha256`, which parses the sources each time."""
+    return source_sha256(spec)
 
 
 def _job(kernel: Kernel, capability: tuple[int, int]) -> jobs.CompileJob:

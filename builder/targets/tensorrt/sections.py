@@ -18,7 +18,7 @@ from enginery.builder.engine.container import Section, bytes_section
 from enginery.builder.engine.program import Program
 from enginery.builder.options import ENGINE_DTYPES, BuildOptions
 from enginery.builder.packages import package_version
-from enginery.builder.progress import KERNELS, Progress, no_progress
+from enginery.builder.progress import KERNELS, PLANS, Progress, no_progress
 from enginery.builder.sku import Gpu, Sku
 from enginery.builder.targets.tensorrt.archive import json_member, write_archive
 from enginery.builder.targets.tensorrt.kernels import (
@@ -31,6 +31,15 @@ from enginery.builder.targets.tensorrt.kernels import (
 from enginery.builder.targets.tensorrt.native import NativeSegment, lower_segment
 from enginery.builder.targets.tensorrt.onnx_segment import emit_segment, segment_record
 from enginery.builder.targets.tensorrt.ops import op_kernels
+from enginery.builder.targets.tensorrt.plans import Plan, PlanJob, find_tensorrt
+from enginery.builder.targets.tensorrt.providers import (
+    NATIVE,
+    PlanName,
+    cached_plans,
+    make_plans,
+    plan_name,
+    providers_of,
+)
 from enginery.builder.targets.tensorrt.segment import SegmentType
 
 Capability = tuple[int, int]
@@ -47,6 +56,21 @@ class RankParts:
     native: dict[str, NativeSegment]
 
 
+class Count:
+    """Counts what a stage has done and tells of it."""
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self.progress = progress
+        self.stage = stage
+        self.total = total
+        self.done = 0
+
+    def add(self, number: int = 1) -> None:
+        """Notes that so many more are done."""
+        self.done += number
+        self.progress(self.stage, self.done, self.total)
+
+
 class Artifacts:
     """Kernels, plans and ONNX of an engine for all its ranks and SKUs.
 
@@ -57,7 +81,7 @@ class Artifacts:
         cache: consulted before anything is made, and given what was made.
 
     Attributes:
-        seconds: wall time that `make` took.
+        num_cached: kernels and plans that the cache held when `make` began.
     """
 
     def __init__(
@@ -71,6 +95,7 @@ class Artifacts:
         self.skus = {sku.name: sku for sku in skus}
         self.options = options
         self.cache = cache
+        self.providers = {sku.name: providers_of(sku) for sku in skus}
         self.parts = {
             (capability, rank): self._parts(capability, rank)
             for capability in {gpu_of(sku).compute_capability for sku in skus}
@@ -78,10 +103,11 @@ class Artifacts:
         }
         self.onnx: dict[SegmentType, bytes] = {}
         self.compiled: dict[Capability, dict[str, CompiledKernel]] = {}
-        self.plans: dict[tuple[Capability, SegmentType], Any] = {}
+        self.plans: dict[PlanName, Plan] = {}
+        self.num_cached = 0
 
     def make(self, progress: Progress = no_progress) -> None:
-        """Emits the ONNX and compiles what the cache does not hold.
+        """Emits the ONNX and compiles what the cache does not hold, kernels first.
 
         Raises:
             BuildError: a package that this takes is not installed, or TensorRT refuses a segment.
@@ -96,20 +122,22 @@ class Artifacts:
         kernels = {capability: self._kernels(capability) for capability in self.capabilities}
         for capability, wanted in kernels.items():
             self.compiled[capability] = cached_kernels(wanted, capability, self.cache)
-        done = sum(map(len, self.compiled.values()))
-        total = sum(map(len, kernels.values()))
-        progress(KERNELS, done, total)
-
-        def on_done(name: str) -> None:
-            nonlocal done
-            done += 1
-            progress(KERNELS, done, total)
+        plans = self._plan_jobs()
+        self.plans = cached_plans(plans, self.cache)
+        kernel_count = Count(progress, KERNELS, sum(map(len, kernels.values())))
+        kernel_count.add(sum(map(len, self.compiled.values())))
+        plan_count = Count(progress, PLANS, len(plans))
+        plan_count.add(len(self.plans))
+        self.num_cached = kernel_count.done + plan_count.done
 
         for capability, wanted in kernels.items():
             held = self.compiled[capability]
             lacking = [kernel for kernel in wanted if kernel.name not in held]
             if lacking:
-                held.update(compile_kernels(lacking, capability, self.cache, on_done))
+                held.update(compile_kernels(lacking, capability, self.cache, kernel_count.add))
+        lacking_plans = [job for job in plans if plan_name(job) not in self.plans]
+        if lacking_plans:
+            self.plans.update(make_plans(lacking_plans, self.cache, plan_count.add))
 
     @property
     def capabilities(self) -> list[Capability]:
@@ -136,7 +164,7 @@ class Artifacts:
             "skus": {
                 name: {
                     "compute_capability": list(gpu_of(sku).compute_capability),
-                    "providers": list(gpu_of(sku).providers),
+                    "providers": list(self.providers[name]),
                     "verified": gpu_of(sku).verified or None,
                 }
                 for name, sku in self.skus.items()
@@ -149,8 +177,8 @@ class Artifacts:
         program, segments = self.ranks[rank]
         kernels = KernelSet()
         is_native = any(
-            "native" in gpu_of(sku).providers
-            for sku in self.skus.values()
+            NATIVE in self.providers[name]
+            for name, sku in self.skus.items()
             if gpu_of(sku).compute_capability == capability
         )
         native = {}
@@ -161,6 +189,26 @@ class Artifacts:
                 for segment in segments
             }
         return RankParts(kernels, op_kernels(program, kernels, capability), native)
+
+    def _plan_jobs(self) -> list[PlanJob]:
+        """The plans of all ranks and SKUs, each once."""
+        segments = {segment: None for _, segments in self.ranks for segment in segments}
+        capabilities = {
+            gpu_of(sku).compute_capability: None
+            for name, sku in self.skus.items()
+            if any(provider != NATIVE for provider in self.providers[name])
+        }
+        return [
+            PlanJob(
+                segment=segment,
+                content=self.onnx[segment],
+                capability=capability,
+                max_batch_size=self.options.max_batch_size,
+                max_num_tokens=self.options.max_num_tokens,
+            )
+            for capability in sorted(capabilities)
+            for segment in segments
+        ]
 
     def _kernels(self, capability: Capability) -> list[Kernel]:
         """The kernels of all ranks on a compute capability, each once."""
@@ -184,30 +232,37 @@ class Artifacts:
         return write_archive(members | {"segments.json": json_member(document)})
 
     def _sku_archive(self, sku: Sku, rank: int) -> bytes:
-        gpu = gpu_of(sku)
-        capability = gpu.compute_capability
+        capability = gpu_of(sku).compute_capability
+        providers = self.providers[sku.name]
         parts = self.parts[capability, rank]
-        native = parts.native if "native" in gpu.providers else {}
-        names = used_kernels(parts.ops, native.values())
-        compiled = {name: self.compiled[capability][name] for name in names}
+        native = parts.native if NATIVE in providers else {}
+        compiled = {
+            name: self.compiled[capability][name]
+            for name in used_kernels(parts.ops, native.values())
+        }
+        members = {f"kernels/{name}.cubin": kernel.cubin for name, kernel in compiled.items()}
+        records: dict[str, dict[str, Any]] = {}
+        for segment in self.ranks[rank][1]:
+            plan, file = self.plans.get((capability, segment)), f"plans/{segment.name}.plan"
+            has_plan = plan is not None and providers != (NATIVE,)
+            records[segment.name] = {
+                "native": native[segment.name].to_json() if native else None,
+                "plan": plan.record(file) if plan is not None and has_plan else None,
+            }
+            if plan is not None and has_plan:
+                members[file] = plan.data
+        tensorrt = find_tensorrt() if providers != (NATIVE,) else None
         document = {
             "version": SECTION_VERSION,
             "sku": sku.name,
             "compute_capability": list(capability),
-            "providers": list(gpu.providers),
-            "tensorrt": None,
+            "providers": list(providers),
+            "tensorrt": None if tensorrt is None else tensorrt.record(),
             "triton_language": package_version("triton"),
             "kernels": {name: kernel.record for name, kernel in compiled.items()},
             "ops": parts.ops,
-            "segments": {
-                segment.name: {
-                    "native": native[segment.name].to_json() if native else None,
-                    "plan": None,
-                }
-                for segment in self.ranks[rank][1]
-            },
+            "segments": records,
         }
-        members = {f"kernels/{name}.cubin": kernel.cubin for name, kernel in compiled.items()}
         return write_archive(members | {"sku.json": json_member(document)})
 
 
