@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -22,7 +23,7 @@ Q_COLUMNS, KV_COLUMNS = 256, 64  # K of every row-parallel layer is a multiple o
 EPSILON = 1e-5
 CODES = {"fp8": "f8e4m3", "int8_sq": "i8"}
 LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int8_wo": 127.0, "int4_wo": 7.0}
-NUMPY = {
+NUMPY: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -275,4 +276,5 @@ def _rounded(values: Reals, dtype: str) -> Reals:
         return np.rint(np.clip(values, -128, 127)).astype(np.float32)
     if dtype == "f8e4m3":
         values = np.clip(values, -448, 448)
-    return values.astype(NUMPY[dtype]).astype(np.float32)
+    rounded: Reals = values.astype(NUMPY[dtype]).astype(np.float32)
+    return rounded

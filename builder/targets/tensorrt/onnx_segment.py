@@ -156,7 +156,7 @@ class _Emitter:
         """The model of all that was emitted."""
         graph = self.helper.make_graph(
             self.nodes,
-            self.segment.name,
+            "segment",  # not its name: segments of equal structure are the same model
             [self._info(item) for item in self.segment.inputs],
             [self._info(item) for item in self.segment.outputs],
             self.initializers,

@@ -34,12 +34,10 @@ class PlanProcess:
 
     Args:
         package: the TensorRT to import there, "tensorrt_rtx" or "tensorrt".
-        module: the worker's module; tests give one that dies.
     """
 
-    def __init__(self, package: str, module: str = WORKER) -> None:
+    def __init__(self, package: str) -> None:
         self.package = package
-        self.module = module
         self._folder = tempfile.TemporaryDirectory(prefix="enginery-plans-")
         self._process: subprocess.Popen[str] | None = None
 
@@ -118,7 +116,7 @@ class PlanProcess:
     def _start(self) -> subprocess.Popen[str]:
         with self._stderr.open("w") as stderr:
             return subprocess.Popen(
-                [sys.executable, "-m", self.module, self.package],
+                [sys.executable, "-m", WORKER, self.package],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

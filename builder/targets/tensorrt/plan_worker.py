@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Worker:
         self.logger = _recording_logger(self.trt)
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a job: {"seconds"} with the plan written, or {"error"}."""
+        """Answers a job of `PlanProcess`: {"seconds"} with the plan written, or {"error"}."""
         try:
             if "probe" in question:
                 self.trt.Builder(self.logger)
@@ -77,16 +78,16 @@ class Worker:
             name = "SM{}{}".format(*capability)
             config.num_compute_capabilities = 1
             if not config.set_compute_capability(getattr(trt.ComputeCapability, name), 0):
-                raise Refusal(f"does not take compute capability {name}: " + self._words([]))
+                raise Refusal(f"does not take compute capability {name}: " + self._words())
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise Refusal("does not build the segment: " + self._words([]))
+            raise Refusal("does not build the segment: " + self._words())
         return bytes(plan)
 
-    def _words(self, errors: list[str]) -> str:
-        """What TensorRT said since it was last asked, each sentence once."""
-        said, self.logger.messages = [*errors, *self.logger.messages], []
-        return "; ".join(dict.fromkeys(said)) or "it gave no reason"
+    def _words(self, errors: Sequence[str] = ()) -> str:
+        """The parser's errors, or else what TensorRT said since it was last asked, in one line."""
+        said, self.logger.messages = list(errors) or self.logger.messages, []
+        return " ".join("; ".join(dict.fromkeys(said)).split()) or "it gave no reason"
 
 
 def _recording_logger(trt: Any) -> Any:

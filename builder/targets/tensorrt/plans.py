@@ -18,7 +18,7 @@ from importlib import metadata, util
 from typing import Any
 
 from enginery.builder.errors import BuildError, Problem
-from enginery.builder.targets.tensorrt.gemm_operands import Gemm, read_gemms
+from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
 from enginery.builder.targets.tensorrt.onnx_segment import gemm_node_name
 from enginery.builder.targets.tensorrt.plan_process import PlanProcess
 from enginery.builder.targets.tensorrt.segment import SegmentNode, SegmentType
