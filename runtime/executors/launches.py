@@ -13,7 +13,7 @@ from .sku_reader import NUM_ROWS
 
 POINTERS = {
     "*fp32": ("f32",), "*bf16": ("bf16",), "*fp16": ("f16",), "*fp8e4nv": ("f8e4m3",),
-    "*i8": ("i8",), "*u8": ("i4",), "*i32": ("i32",), "*i64": ("i64",),
+    "*i8": ("i8", "i4"), "*u8": ("i4",), "*i32": ("i32",), "*i64": ("i64",),
 }  # fmt: skip
 """The dtypes of views that a pointer parameter takes."""
 NUMBERS = {"i32": int, "fp32": float}
@@ -79,10 +79,6 @@ class KernelLibrary:
         if not isinstance(value, int) or value < 1:
             raise mismatch(f"{place}: kernel {name!r}", f"constant {key} = {value}, not positive")
         return value
-
-    def has_parameter(self, name: str, parameter: str) -> bool:
-        """Whether a kernel takes a parameter (it is not compiled in)."""
-        return any(key == parameter for key, _ in self._kernels[name].parameters)
 
     def native_segment(
         self, place: str, native: NativeImage, operands: Mapping[str, View]

@@ -13,7 +13,6 @@ KV cache    [layer][K, then V][block][kv head][token in block][head_dim]
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,20 +20,9 @@ from ..engine import Engine
 from ..errors import OutOfMemoryError
 from .device import ALIGNMENT, ELEMENT_BITS, Device, View
 from .image import NativeImage, RankImage, ScratchImage, TensorImage, ValueImage
+from .sizes import RowLimits, StepSizes
 
 KV_CACHE = "KV cache"
-
-
-@dataclass(frozen=True)
-class RowLimits:
-    """Rows that values have room for."""
-
-    tokens: int
-    logits: int
-
-    def of(self, rows: str) -> int:
-        """For values of "tokens" or "logits"."""
-        return self.tokens if rows == "tokens" else self.logits
 
 
 def array_bytes(dtype: str, *shape: int) -> int:
@@ -59,6 +47,71 @@ class KvLayout:
         self.block_bytes = self.num_planes * self.row_bytes
 
 
+class MemoryPlan:
+    """What one rank needs on its device.
+
+    Args:
+        image: of the rank.
+        sizes: of its steps.
+        native: the segments that run as launches; empty where another provider runs them.
+
+    Attributes:
+        needed: bytes by purpose.
+        workspace_bytes: of all but weights and KV cache.
+    """
+
+    def __init__(
+        self, image: RankImage, sizes: StepSizes, native: Mapping[str, NativeImage]
+    ) -> None:
+        rows = sizes.rows
+        self.value_bytes = {
+            value.name: array_bytes(value.dtype, rows.of(value.rows), value.columns)
+            for value in image.values.values()
+        }
+        self.scratch_bytes = max(
+            sum(scratch_bytes(entry, rows) for entry in segment.scratch)
+            for segment in (*native.values(), NativeImage((), ()))
+        )
+        self.partial_shape = (max(1, sizes.num_partials), image.num_heads, image.head_dim)
+        self.stats_shape = (*self.partial_shape[:2], 2)
+        self.sampled_shape = (sizes.max_samples,)
+        self.sample_scratch_shape = (
+            (sizes.max_samples, image.vocab_size) if sample_wants_scratch(image) else (1, 1)
+        )
+        section_bytes: dict[str, int] = {}
+        for tensor in image.tensors.values():
+            end = tensor.offset + tensor.num_bytes
+            section_bytes[tensor.section] = max(section_bytes.get(tensor.section, 0), end)
+        self.needed = {
+            "weights": sum(section_bytes.values()),
+            "values": sum(self.value_bytes.values()),
+            "scratch": self.scratch_bytes,
+            "attention partials": array_bytes("f32", *self.partial_shape)
+            + array_bytes("f32", *self.stats_shape),
+            "staging": sum(layout.num_bytes for layout in sizes.layouts),
+            "sampling": array_bytes("i32", *self.sampled_shape)
+            + array_bytes("f32", *self.sample_scratch_shape),
+            KV_CACHE: sizes.num_blocks * KvLayout(image).block_bytes,
+        }
+        self.workspace_bytes = (
+            sum(self.needed.values()) - self.needed["weights"] - self.needed[KV_CACHE]
+        )
+
+
+def sample_wants_scratch(image: RankImage) -> bool:
+    """Whether the kernel that samples needs memory for a row of logits per sample."""
+    op = image.sku.ops.get("sample")
+    name = None if op is None else op.kernels.get("kernel")
+    if name is None:
+        return False
+    return any(parameter == "scratch" for parameter, _ in image.sku.kernels[name].parameters)
+
+
+def scratch_bytes(entry: ScratchImage, rows: RowLimits) -> int:
+    """Size of an array that a native segment needs while it runs."""
+    return array_bytes(entry.dtype, rows.of(entry.rows), entry.columns)
+
+
 class RankMemory:
     """Allocates and lays out the memory of one rank.
 
@@ -66,67 +119,32 @@ class RankMemory:
         device: of the rank.
         engine: the weights' sections are uploaded from it.
         image: of the rank.
-        limits: rows of the values.
-        num_partials: tokens' partial results at most.
-        max_samples: tokens that are sampled in a step at most.
-        num_blocks: of the KV cache.
-        staging_bytes: that the caller will allocate besides.
-        samples_in_scratch: whether the sampling kernel wants memory for a row of logits per sample.
+        sizes: of its steps.
+        plan: of the two.
 
     Raises:
         OutOfMemoryError: the device has less than is needed; lists what is needed for what.
     """
 
     def __init__(
-        self,
-        device: Device,
-        engine: Engine,
-        image: RankImage,
-        limits: RowLimits,
-        *,
-        native: Mapping[str, NativeImage],
-        num_partials: int,
-        max_samples: int,
-        num_blocks: int,
-        staging_bytes: int,
-        samples_in_scratch: bool,
+        self, device: Device, engine: Engine, image: RankImage, sizes: StepSizes, plan: MemoryPlan
     ) -> None:
-        self.limits = limits
+        check_free(device, plan.needed)
+        self.rows = sizes.rows
         self.kv = KvLayout(image)
-        self.num_blocks = num_blocks
+        self.num_blocks = sizes.num_blocks
+        self.workspace_bytes = plan.workspace_bytes
         sections = sorted({tensor.section for tensor in image.tensors.values()})
-        weights = {name: engine.section(name, image.rank) for name in sections}
-        value_bytes = {
-            value.name: array_bytes(value.dtype, limits.of(value.rows), value.columns)
-            for value in image.values.values()
+        self._sections = {
+            name: device.upload(name, engine.section(name, image.rank)) for name in sections
         }
-        scratch_bytes = max(
-            (sum(map(self._scratch_bytes, plan.scratch)) for plan in native.values()), default=0
-        )
-        partial_shape = (max(1, num_partials), image.num_heads, image.head_dim)
-        stats_shape = (*partial_shape[:2], 2)
-        sample_shape = (max_samples, image.vocab_size) if samples_in_scratch else (1, 1)
-        sample_bytes = array_bytes("i32", max_samples) + array_bytes("f32", *sample_shape)
-        needed = {
-            "weights": sum(data.size for data in weights.values()),
-            "values": sum(value_bytes.values()),
-            "scratch": scratch_bytes,
-            "attention partials": array_bytes("f32", *partial_shape)
-            + array_bytes("f32", *stats_shape),
-            "staging": staging_bytes,
-            "sampling": sample_bytes,
-            KV_CACHE: num_blocks * self.kv.block_bytes,
-        }
-        self.workspace_bytes = sum(needed.values()) - needed["weights"] - needed[KV_CACHE]
-        check_free(device, needed)
-        self._sections = {name: device.upload(name, data) for name, data in weights.items()}
-        self._values = _carve(device, "values", value_bytes)
-        self._scratch = device.allocate("scratch", scratch_bytes) if scratch_bytes else None
-        self._cache = device.allocate(KV_CACHE, needed[KV_CACHE])
-        self.partial = _whole(device, "attention partials", "f32", partial_shape)
-        self.partial_stats = _whole(device, "attention statistics", "f32", stats_shape)
-        self.sampled = _whole(device, "sampled tokens", "i32", (max_samples,))
-        self.sample_scratch = _whole(device, "sampling", "f32", sample_shape)
+        self._values = _carve(device, "values", plan.value_bytes)
+        self._scratch = device.allocate("scratch", plan.scratch_bytes) if plan.scratch_bytes else 0
+        self._cache = device.allocate(KV_CACHE, plan.needed[KV_CACHE])
+        self.partial = _whole(device, "attention partials", "f32", plan.partial_shape)
+        self.partial_stats = _whole(device, "attention statistics", "f32", plan.stats_shape)
+        self.sampled = _whole(device, "sampled tokens", "i32", plan.sampled_shape)
+        self.sample_scratch = _whole(device, "sampling", "f32", plan.sample_scratch_shape)
 
     @property
     def cache(self) -> View:
@@ -145,20 +163,17 @@ class RankMemory:
             section = self._sections[operand.section]
             return View(section, operand.offset, operand.dtype, operand.shape)
         buffer, offset = self._values[operand.name]
-        shape = (self.limits.of(operand.rows), operand.columns)
+        shape = (self.rows.of(operand.rows), operand.columns)
         return View(buffer, offset, operand.dtype, shape)
 
     def scratch(self, entries: tuple[ScratchImage, ...]) -> dict[str, View]:
         """Scratch of one segment; that of others lies in the same place."""
         views, offset = {}, 0
         for entry in entries:
-            shape = (self.limits.of(entry.rows), entry.columns)
+            shape = (self.rows.of(entry.rows), entry.columns)
             views[entry.name] = View(self._scratch, offset, entry.dtype, shape)
-            offset += self._scratch_bytes(entry)
+            offset += scratch_bytes(entry, self.rows)
         return views
-
-    def _scratch_bytes(self, entry: ScratchImage) -> int:
-        return array_bytes(entry.dtype, self.limits.of(entry.rows), entry.columns)
 
 
 def _carve(device: Device, what: str, sizes: Mapping[str, int]) -> dict[str, tuple[Any, int]]:

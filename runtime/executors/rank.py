@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engine import Engine
-from .attention_work import AttentionCut
 from .device import Device, SegmentRunner, View
 from .image import RankImage
 from .launches import KernelLibrary, mismatch
-from .memory import RankMemory, RowLimits
-from .staging import StagedArrays, StagingLayout
-from .steps import Run, StepContext, prepare_sample, prepare_step, sample_wants_scratch
+from .memory import MemoryPlan, RankMemory
+from .sizes import StepSizes
+from .staging import StagedArrays
+from .steps import Run, StepContext, prepare_sample, prepare_step
 
 COLLECTIVES = ("all_reduce", "all_gather")
 
@@ -63,11 +63,8 @@ class RankExecutor:
         engine: whose weights are uploaded.
         image: of the rank.
         provider: what runs the segments.
-        limits: rows of the values.
-        layouts: of the staged arrays, one per kind of step.
-        cuts: how attention is cut.
-        num_partials: unmerged results of attention at most.
-        num_blocks: of the KV cache.
+        sizes: of the steps.
+        plan: of the rank's memory.
 
     Raises:
         EngineMismatchError: the program, the SKU's kernels and the device do not go together.
@@ -80,31 +77,15 @@ class RankExecutor:
         engine: Engine,
         image: RankImage,
         provider: str,
-        limits: RowLimits,
-        layouts: list[StagingLayout],
-        cuts: tuple[AttentionCut, ...],
-        *,
-        num_partials: int,
-        num_blocks: int,
+        sizes: StepSizes,
+        plan: MemoryPlan,
     ) -> None:
         self.device = device
-        is_native = provider == "native"
         library = KernelLibrary(device, image.sku.kernels)
-        self.memory = RankMemory(
-            device,
-            engine,
-            image,
-            limits,
-            native=image.sku.native if is_native else {},
-            num_partials=num_partials,
-            max_samples=max(layout.capacity.samples for layout in layouts),
-            num_blocks=num_blocks,
-            staging_bytes=sum(layout.num_bytes for layout in layouts),
-            samples_in_scratch=sample_wants_scratch(image, library),
-        )
+        self.memory = RankMemory(device, engine, image, sizes, plan)
         used = {step.attributes["segment"] for step in image.steps if step.op == "run_segment"}
         runners: dict[str, SegmentRunner] = {}
-        if not is_native:
+        if provider != "native":
             runners = {
                 name: device.load_segment(image.segments[name], image.sku.plans.get(name), provider)
                 for name in sorted(used)
@@ -116,11 +97,11 @@ class RankExecutor:
                     self.memory,
                     library,
                     StagedArrays(layout, device.staging(layout.num_bytes)),
-                    cuts,
+                    sizes.cuts,
                     runners,
                 ),
                 samples=image.rank == 0,
             )
-            for layout in layouts
+            for layout in sizes.layouts
         ]
         self.logits = self.memory.operand(image.values["logits"])

@@ -19,17 +19,15 @@ from ..engine import Engine
 from ..errors import EngineMismatchError, InvalidArgumentError
 from ..executor import ExecutorInfo, Limits, StepOutput
 from .attention_work import write_decode, write_step
-from .buckets import bucket_for, power_of_two, token_buckets
+from .buckets import bucket_for, power_of_two
 from .device import Device
 from .image import RankImage
 from .image_reader import read_image
-from .memory import KvLayout, RowLimits
+from .memory import KvLayout, MemoryPlan
 from .rank import Collective, RankExecutor, StepList
-from .staging import StagingCapacity, StagingLayout, StepShape
+from .sizes import DECODE, GENERAL, StepSizes
+from .staging import StepShape
 from .steps import attention_cuts
-
-DECODE, GENERAL = 0, 1
-"""Kinds of step, each with staged arrays of its own: those of decode steps are small."""
 
 
 class SegmentedExecutor:
@@ -85,31 +83,12 @@ class SegmentedExecutor:
                 f"{image.tokens_per_block}"
             )
         num_blocks, block_bytes = count_blocks(self.images, kv_cache_bytes)
-        self._cuts = cuts = attention_cuts(image)
-        self._max_decode_items = tuple(
-            min(
-                limits.max_batch_size * cut.max_splits(limits.max_seq_len),
-                num_blocks * image.tokens_per_block // cut.split_tokens + limits.max_batch_size,
-            )
-            for cut in cuts
-        )
-        largest = min(limits.max_batch_size, limits.max_num_tokens, limits.max_logit_rows)
-        self._buckets = token_buckets(largest)
-        layouts = self._layouts(limits, largest)
+        self._sizes = StepSizes.of(image, limits, attention_cuts(image), num_blocks)
         self._ranks = [
-            RankExecutor(
-                device,
-                engine,
-                rank_image,
-                self.provider,
-                RowLimits(limits.max_num_tokens, limits.max_logit_rows),
-                layouts,
-                cuts,
-                num_partials=max(self._max_decode_items, default=0),
-                num_blocks=num_blocks,
-            )
-            for device, rank_image in zip(self.devices, self.images, strict=True)
+            RankExecutor(device, engine, rank, self.provider, self._sizes, self._plan(rank))
+            for device, rank in zip(self.devices, self.images, strict=True)
         ]
+        self._cuts = list(zip(self._sizes.cuts, self._sizes.max_decode_items, strict=True))
         self._vocab_size = image.vocab_size
         return ExecutorInfo(
             vocab_size=image.vocab_size,
@@ -155,44 +134,29 @@ class SegmentedExecutor:
         for device in self.devices:
             device.close()
 
-    def _layouts(self, limits: Limits, largest: int) -> list[StagingLayout]:
-        width = -(-limits.max_seq_len // limits.tokens_per_block)
-        decode_items = tuple(power_of_two(max(items, largest)) for items in self._max_decode_items)
-        general_items = tuple(
-            max(items, limits.max_batch_size)
-            + -(-limits.max_num_tokens // cut.queries_per_item)
-            + limits.max_batch_size
-            for items, cut in zip(self._max_decode_items, self._cuts, strict=True)
-        )
-        return [
-            StagingLayout(StagingCapacity(largest, largest, largest, largest, width, decode_items)),
-            StagingLayout(
-                StagingCapacity(
-                    limits.max_num_tokens,
-                    limits.max_batch_size,
-                    limits.max_logit_rows,
-                    limits.max_batch_size,
-                    width,
-                    general_items,
-                )
-            ),
-        ]
+    def workspace_bytes(self, limits: Limits, num_blocks: int) -> int:
+        """What `init` will allocate for rank 0 beside weights and KV cache."""
+        image = self.images[0]
+        sizes = StepSizes.of(image, limits, attention_cuts(image), num_blocks)
+        return self._plan(image, sizes).workspace_bytes
+
+    def _plan(self, image: RankImage, sizes: StepSizes | None = None) -> MemoryPlan:
+        native = image.sku.native if self.provider == "native" else {}
+        return MemoryPlan(image, sizes or self._sizes, native)
 
     def _write(self, batch: ScheduledBatch) -> tuple[int, StepShape]:
         """Writes the step's arrays on every rank and queues their copies."""
         tokens, sequences = batch.num_tokens, batch.num_sequences
         rows, samples = len(batch.logit_rows), len(batch.samples)
-        largest = self._buckets[-1]
+        largest = self._sizes.buckets[-1]
         is_decode = tokens == sequences <= largest and rows <= tokens and samples <= tokens
         kind = DECODE if is_decode else GENERAL
         first = self._ranks[0].steps[kind].arrays
         attention = []
         if is_decode:
-            bucket = bucket_for(tokens, self._buckets)
+            bucket = bucket_for(tokens, self._sizes.buckets)
             index = first.indices[:tokens]
-            for cut, (settings, limit) in enumerate(
-                zip(self._cuts, self._max_decode_items, strict=True)
-            ):
+            for cut, (settings, limit) in enumerate(self._cuts):
                 work, merge = first.works[cut], first.merges[cut]
                 used = write_decode(settings, index, index, batch.context_lens, work, merge, limit)
                 padded = (power_of_two(max(used[0], bucket)), bucket if used[1] else 0)
@@ -200,9 +164,7 @@ class SegmentedExecutor:
                 attention.append(padded)
             shape = StepShape(bucket, bucket, bucket, False, tuple(attention))
         else:
-            for cut, (settings, limit) in enumerate(
-                zip(self._cuts, self._max_decode_items, strict=True)
-            ):
+            for cut, (settings, limit) in enumerate(self._cuts):
                 work, merge = first.works[cut], first.merges[cut]
                 attention.append(
                     write_step(settings, batch.cu_seqlens_q, batch.context_lens, work, merge, limit)

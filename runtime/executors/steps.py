@@ -14,7 +14,7 @@ from .attention_work import AttentionCut
 from .device import SegmentRunner, View
 from .image import OpImage, RankImage, StepImage, TensorImage, ValueImage
 from .launches import KernelLibrary, mismatch
-from .memory import RankMemory
+from .memory import RankMemory, sample_wants_scratch
 from .staging import StagedArrays, StepShape
 
 Run = Callable[[StepShape], None]
@@ -257,17 +257,10 @@ def prepare_sample(context: StepContext) -> Run:
         "samples": context.arrays.view("samples"),
         "token_ids": memory.sampled,
     }
-    if context.library.has_parameter(name, "scratch"):
+    if sample_wants_scratch(context.image):
         arguments["scratch"] = memory.sample_scratch
     launch = context.library.bind(place, name, arguments, {"VOCAB": context.image.vocab_size})
     return lambda shape: launch(shape.samples) if shape.samples else None
-
-
-def sample_wants_scratch(image: RankImage, library: KernelLibrary) -> bool:
-    """Whether the kernel that samples has memory of its own."""
-    op = image.sku.ops.get("sample")
-    name = None if op is None else op.kernels.get("kernel")
-    return name is not None and library.has_parameter(name, "scratch")
 
 
 PREPARE: dict[str, tuple[Callable[[StepContext, StepImage], Run], int | None, tuple[str, ...]]] = {
