@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError
 
 EMULATED_EXECUTOR = "enginery.plugins.emulate:EmulatedExecutor"
 """Import string of the factory; its packages come with the extra `emulate`."""
 
 
-def emulated_executor(target: str) -> str:
-    """`EMULATED_EXECUTOR` for an engine of `target`.
+def emulated_executor(engine: Engine, sku: str | None) -> str:
+    """`EMULATED_EXECUTOR` for an engine and the SKU to emulate.
 
     Raises:
-        InvalidArgumentError: the target is run by this machine as it is.
+        InvalidArgumentError: this machine runs the engine as it is, or which of its SKUs is meant
+            is open: no device is there to decide it.
     """
-    if target == "cpu":
+    if engine.info.target == "cpu":
         raise InvalidArgumentError(
             "emulate: the engine is for target 'cpu', which needs no emulation; leave it out"
+        )
+    if sku is None and len(engine.skus) > 1:
+        raise InvalidArgumentError(
+            f"emulate: the engine was built for {', '.join(engine.skus)}; choose one with sku"
         )
     return EMULATED_EXECUTOR

@@ -12,7 +12,10 @@ from typing import Any
 
 from enginery.builder.build import build, plan_build
 from enginery.builder.options import BuildRequest
+from enginery.emulation import emulated_executor
+from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.executor import Executor
 from enginery.runtime.llm import LLM as EngineLLM
 from enginery.runtime.llm_config import KvCacheConfig
 from enginery.runtime.tokenizer import Tokenizer
@@ -29,13 +32,16 @@ class LLM(EngineLLM):
         max_num_tokens: packed tokens in a step; None: likewise.
         engine_dir: where the engine is built, to be opened again later; None: in a temporary
             directory that lives as long as this object. It must not be there yet.
-        dtype: "float32", "bfloat16" or "auto" (as the checkpoint). For an engine directory, these
-            options must be what it was built with, or None.
-        qformat: the quantisation scheme: "none", "int8_wo" or "int8_dynamic".
+        dtype: "float32", "bfloat16", "float16" or "auto" (as the checkpoint). For an engine
+            directory, these options must be what it was built with, or None.
+        qformat: the quantisation scheme, one of those that the SKU has.
         tensor_parallel_size: ranks, all of them in this process.
         max_seq_len: tokens of a sequence, prompt and output; None: the model's.
         max_input_len: tokens of a prompt; None: `max_seq_len`.
         tokens_per_block: tokens in a KV block; None: the SKU's.
+        sku: what to build for, "h200,l40s" for several, and which SKU of an engine for several to
+            run; None: "cpu" to build, the executor's choice to run.
+        emulate: runs an engine for a GPU on the CPU, to check it; slow, with the extra `emulate`.
         options: further options of `enginery.runtime.llm.LLM`.
 
     Raises:
@@ -58,9 +64,14 @@ class LLM(EngineLLM):
         max_seq_len: int | None = None,
         max_input_len: int | None = None,
         tokens_per_block: int | None = None,
+        sku: str | None = None,
+        emulate: bool = False,
+        executor: Executor | str | None = None,
         **options: Any,
     ) -> None:
         path = Path(model)
+        if emulate and executor is not None:
+            raise InvalidArgumentError("LLM: emulate, executor: give one of them")
         fixed: dict[str, Any] = {}
         kv_cache_config = kv_cache_config or KvCacheConfig()
         if is_engine(path):
@@ -88,6 +99,7 @@ class LLM(EngineLLM):
             request = BuildRequest(
                 model=path,
                 output=Path(engine_dir),
+                sku=sku or "cpu",
                 dtype=dtype or "auto",
                 qformat=qformat or "none",
                 tp_size=tensor_parallel_size or 1,
@@ -102,12 +114,17 @@ class LLM(EngineLLM):
             )
             build(plan_build(request))
             path = Path(engine_dir)
+        if emulate:
+            with Engine(path) as engine:
+                executor = emulated_executor(engine, sku)
         super().__init__(
             path,
             tokenizer,
             kv_cache_config=kv_cache_config,
             max_batch_size=max_batch_size,
             max_num_tokens=max_num_tokens,
+            sku=None if sku is not None and "," in sku else sku,
+            executor=executor,
             **fixed,
             **options,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.executor_choice import check_import_string
 from enginery.runtime.runtime import RuntimeOptions
 
 # Names that users of TensorRT-LLM's Triton backend have in their files, and ours.
@@ -22,7 +23,11 @@ _RUNTIME_PARAMETERS = {
     "max_chunk_tokens": "max_chunk_tokens",
     "num_threads": "num_threads",
     "isa": "isa",
+    "executor": "executor",
+    "sku": "sku",
+    "kv_cache_free_gpu_mem_fraction": "free_gpu_memory_fraction",
 }
+_TEXTS = ("isa", "executor", "sku")
 _POLICIES = {name.lower(): name for name in POLICIES}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -54,7 +59,7 @@ class ModelOptions:
         for name, option in _RUNTIME_PARAMETERS.items():
             value = getattr(self.runtime, option)
             if value != getattr(defaults, option):
-                parameters[name] = str(value).lower() if option != "isa" else str(value)
+                parameters[name] = str(value) if option in _TEXTS else str(value).lower()
         return parameters
 
     @classmethod
@@ -95,13 +100,30 @@ def _value(option: str, text: str) -> object:
         if text.lower() not in _POLICIES:
             raise ValueError(f"must be one of {', '.join(_POLICIES)}")
         return _POLICIES[text.lower()]
-    if option == "isa":
+    if option == "executor":
+        try:
+            check_import_string(text)
+        except InvalidArgumentError as error:
+            raise ValueError('must be an import string "package.module:factory"') from error
+    if option in _TEXTS:
         return text
+    if option == "free_gpu_memory_fraction":
+        return _fraction(text)
     if option.startswith("enable_"):
         if text.lower() not in _TRUTH:
             raise ValueError("must be true or false")
         return _TRUTH[text.lower()]
     return _integer(text, 0, 2**63 - 1)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+    if not 0 < value < 1:
+        raise ValueError("must be above 0 and below 1")
+    return value
 
 
 def _integer(text: str, low: int, high: int) -> int:

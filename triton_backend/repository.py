@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.executor_choice import check_import_string, check_sku
 
 from .options import ModelOptions
 from .pbtxt import Message, Symbol, to_pbtxt
@@ -71,7 +72,7 @@ def write_repository(
 
     Raises:
         InvalidArgumentError: the name is not a model name, or the repository fails its check.
-        EngineryError: the engine cannot be opened.
+        EngineryError: the engine cannot be opened, or was not built for the SKU.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", model_name):
         raise InvalidArgumentError(
@@ -82,7 +83,9 @@ def write_repository(
         engine_dir=str(Path(options.engine_dir).resolve()),
         tokenizer_dir=options.tokenizer_dir and str(Path(options.tokenizer_dir).resolve()),
     )
-    Engine(options.engine_dir).close()
+    if options.runtime.executor is not None:
+        check_import_string(options.runtime.executor)
+    _check_engine(options)
     folder = path / model_name
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(to_pbtxt(model_config(options, model_name)))
@@ -142,13 +145,20 @@ def check_repository(repository: Repository) -> None:
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     try:
         options = ModelOptions.from_parameters(parameters)
-        Engine(options.engine_dir).close()
+        _check_engine(options)
     except InvalidArgumentError as error:
         problems.append(str(error))
     if not (folder / "1" / "model.py").is_file():
         problems.append(f"{folder / '1' / 'model.py'}: is missing")
     if problems:
         raise InvalidArgumentError.from_problems(str(folder), problems)
+
+
+def _check_engine(options: ModelOptions) -> None:
+    """Opens the engine and refuses a SKU that it was not built for."""
+    with Engine(options.engine_dir) as engine:
+        if options.runtime.sku is not None:
+            check_sku(engine, options.runtime.sku)
 
 
 def _differences(

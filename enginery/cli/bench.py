@@ -39,6 +39,7 @@ from enginery.bench.workload import (
     random_requests,
     read_dataset,
 )
+from enginery.cli.executor_flags import add_executor_flags, executor_options
 from enginery.cli.flags import FlagParser
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.engine import Engine
@@ -112,6 +113,7 @@ def add_arguments(parser: FlagParser) -> None:
     runtime.add_argument("--isa", choices=("auto", "avx512", "avx2", "portable"))
     runtime.add_argument("--chunked_prefill", choices=("on", "off"), default="on")
     runtime.add_argument("--block_reuse", choices=("on", "off"), default="on")
+    add_executor_flags(parser)
     scenario = parser.add_argument_group("chunked prefill scenario")
     scenario.add_argument("--chunked_prefill_scenario", action="store_true")
     scenario.add_argument("--long_prompt_len", type=_positive, default=4096, metavar="N")
@@ -136,12 +138,15 @@ def run(args: argparse.Namespace) -> int:
         enable_block_reuse=args.block_reuse == "on",
     )
     with Engine(args.engine) as engine:
+        options = replace(options, **executor_options(args, engine))
         header = {
             "versions": describe_versions(),
             "machine": describe_machine(),
             "command": _command_of(args),
         }
         _print_header(engine, header)
+        if args.emulate:
+            print("emulated: the times below are this machine's and say nothing about a GPU")
         if args.raw is not None:
             args.raw.mkdir(parents=True, exist_ok=True)
         if args.chunked_prefill_scenario:

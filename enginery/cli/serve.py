@@ -8,6 +8,7 @@ the model is ready. SIGTERM and SIGINT end the server when the requests in fligh
   enginery serve engines/demo
   enginery serve engines/demo --http_port 0 --grpc_port 0 --metrics_port 0
   enginery serve engines/demo --model_repository models --dry_run
+  enginery serve engines/llama-h200 --emulate
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from enginery.cli.executor_flags import add_executor_flags, executor_options
 from enginery.cli.flags import FlagParser
 from enginery.runtime.abi import POLICIES
+from enginery.runtime.engine import Engine
 from enginery.runtime.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ def add_arguments(parser: FlagParser) -> None:
         "--kv_cache_bytes",
         type=int,
         default=0,
-        help="KV cache budget (0: enough for max_batch_size, at most half of the free memory)",
+        help="KV cache budget (0: enough for max_batch_size, at most half of the free memory; on a "
+        "GPU 0.9 of its free memory)",
     )
     runtime.add_argument(
         "--max_queue_size", type=int, default=0, help="waiting requests before UNAVAILABLE (0: any)"
@@ -84,6 +88,7 @@ def add_arguments(parser: FlagParser) -> None:
     runtime.add_argument("--max_chunk_tokens", type=int, default=0, help="longest prefill chunk")
     runtime.add_argument("--disable_chunked_context", action="store_true")
     runtime.add_argument("--disable_block_reuse", action="store_true", help="no prefix cache")
+    add_executor_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from enginery.triton_backend.repository import write_repository
     from enginery.triton_backend.server import ServerOptions, TritonServer
 
+    with Engine(args.engine) as engine:
+        chosen = executor_options(args, engine)
     options = ModelOptions(
         engine_dir=str(args.engine),
         tokenizer_dir=args.tokenizer_dir,
@@ -106,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             enable_block_reuse=not args.disable_block_reuse,
             max_chunk_tokens=args.max_chunk_tokens,
             num_threads=args.num_threads,
+            **chosen,
         ),
     )
     with tempfile.TemporaryDirectory(prefix=leftover_prefix()) as temporary:

@@ -24,6 +24,9 @@ ALL = ModelOptions(
         max_chunk_tokens=33,
         num_threads=3,
         isa="portable",
+        executor="some_package.module:Factory",
+        sku="h200",
+        free_gpu_memory_fraction=0.75,
     ),
 )
 
@@ -65,7 +68,9 @@ def test_every_problem_is_listed() -> None:
     with pytest.raises(InvalidArgumentError) as raised:
         ModelOptions.from_parameters(
             {
-                "kv_cache_free_gpu_mem_fraction": "0.9",
+                "max_attention_window_size": "0",
+                "kv_cache_free_gpu_mem_fraction": "1.5",
+                "executor": "no factory",
                 "max_batch_size": "many",
                 "max_num_tokens": "-1",
                 "kv_cache_bytes": str(2**63),
@@ -75,9 +80,11 @@ def test_every_problem_is_listed() -> None:
             }
         )
     message = str(raised.value)
-    assert "8 problems" in message
+    assert "10 problems" in message
     for part in (
-        "kv_cache_free_gpu_mem_fraction = '0.9': there is no such parameter; there are engine_dir",
+        "max_attention_window_size = '0': there is no such parameter; there are engine_dir",
+        "kv_cache_free_gpu_mem_fraction = '1.5': must be above 0 and below 1",
+        "executor = 'no factory': must be an import string",
         "max_batch_size = 'many': must be an integer",
         "max_num_tokens = '-1': must be 0 .. ",
         f"kv_cache_bytes = '{2**63}': must be 0 .. ",

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flags that say what runs an engine, the same for every command that runs one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypedDict
+
+from enginery.cli.flags import FlagParser
+from enginery.emulation import emulated_executor
+from enginery.runtime.engine import Engine
+
+
+class ExecutorOptions(TypedDict):
+    """The options of `RuntimeOptions` that these flags give."""
+
+    executor: str | None
+    sku: str | None
+    free_gpu_memory_fraction: float | None
+
+
+def add_executor_flags(parser: FlagParser) -> None:
+    """Declares the flags in a group of their own."""
+    group = parser.add_argument_group("executor")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--emulate",
+        action="store_true",
+        help="run an engine for a GPU on the CPU, to check it (slow; extra `emulate`)",
+    )
+    choice.add_argument(
+        "--executor",
+        metavar="MODULE:FACTORY",
+        help="import string of another executor (default: that of the engine's target)",
+    )
+    group.add_argument(
+        "--sku", metavar="NAME", help="which SKU of an engine that was built for several"
+    )
+    group.add_argument(
+        "--free_gpu_memory_fraction",
+        "--kv_cache_free_gpu_mem_fraction",
+        type=_fraction,
+        metavar="F",
+        help="share of the GPU's free memory for the KV cache, without --kv_cache_bytes (0.9)",
+    )
+
+
+def executor_options(args: argparse.Namespace, engine: Engine) -> ExecutorOptions:
+    """What the flags mean for an engine.
+
+    Raises:
+        InvalidArgumentError: --emulate of an engine that needs none, or without the --sku that
+            it needs.
+    """
+    return {
+        "executor": emulated_executor(engine, args.sku) if args.emulate else args.executor,
+        "sku": args.sku,
+        "free_gpu_memory_fraction": args.free_gpu_memory_fraction,
+    }
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and below 1")
+    return value

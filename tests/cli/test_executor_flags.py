@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--emulate, --executor, --sku and the share of memory, in `serve` and `bench` alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from enginery.cli.main import main
+from enginery.emulation import EMULATED_EXECUTOR
+
+ENGINE = str(Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine")
+SHORT = "--num_prompts 1 --input_len 4 --output_len 4 --warmup 0".split()
+CPU_ENGINE = str(Path(__file__).parents[1] / "golden" / "tiny.engine")
+
+
+def parameters(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """The parameters that `enginery serve` writes, one `key value` a line."""
+    assert main(["serve", ENGINE, "--dry_run", *flags]) == 0
+    words = capsys.readouterr().out.split()
+    keys = [json.loads(words[i + 1]) for i, word in enumerate(words) if word == "key:"]
+    values = [json.loads(words[i + 1]) for i, word in enumerate(words) if word == "string_value:"]
+    return "".join(f"{key} {value}\n" for key, value in zip(keys, values, strict=True))
+
+
+def test_serve_hands_the_choice_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    written = parameters(capsys, "--emulate", "--sku", "h200", "--free-gpu-memory-fraction", "0.5")
+    assert f"executor {EMULATED_EXECUTOR}\n" in written
+    assert "sku h200\n" in written
+    assert "kv_cache_free_gpu_mem_fraction 0.5\n" in written
+    assert "executor some.package:make\n" in parameters(capsys, "--executor", "some.package:make")
+    plain = parameters(capsys)
+    assert "executor" not in plain
+    assert "sku" not in plain
+
+
+@pytest.mark.parametrize("command", [["serve", "--dry_run"], ["bench", *SHORT]])
+@pytest.mark.parametrize(
+    ("engine", "flags", "message"),
+    [
+        (CPU_ENGINE, ["--emulate"], "needs no emulation"),
+        (ENGINE, ["--emulate"], "built for a100, h200; choose one with"),
+        (ENGINE, ["--sku", "l40s"], "was built for a100, h200"),
+        (ENGINE, ["--executor", "nothing"], "must be an import string"),
+    ],
+)
+def test_refuses_what_cannot_run(
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    engine: str,
+    flags: list[str],
+    message: str,
+) -> None:
+    status = main([command[0], engine, *command[1:], *flags, "--kv_cache_bytes", "4096"])
+    assert status != 0
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--emulate", "--executor", "a:b"], ["--free_gpu_memory_fraction", "1"]],
+)
+def test_flags_that_contradict(flags: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", ENGINE, *flags])
