@@ -2,7 +2,8 @@
 """Build an engine directory from a Hugging Face checkpoint.
 
 The checkpoint's configuration, tensors and tokenizer are checked first, then the memory plan is
-printed, then the weights are quantised, packed and written. Nothing is written on an error.
+printed. For GPUs kernels and plans are compiled next, with no GPU, or taken from the cache. Then
+the weights are quantised, packed and written. Nothing is written on an error.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from enginery.builder.build import PlannedBuild, build, plan_build
+from enginery.builder.dry_run import DryRun, dry_run
 from enginery.builder.memory import PeakMemory
 from enginery.builder.memory_plan import describe_plan, format_bytes
 from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
-from enginery.builder.sku import sku_names
+from enginery.builder.sku import Gpu, Sku, load_sku, sku_names
 from enginery.cli.build_config import merge_config
+from enginery.cli.build_progress import BuildProgress
 from enginery.cli.flags import FlagParser
 from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
-from enginery.cli.progress import Progress
 from enginery.quantization import SCHEMES
 
+NO_WEIGHTS = "the checkpoint has no weights: its tensors and its tokenizer were not checked"
 EXAMPLES = """\
 examples:
   build-engine --model ./Qwen2.5-0.5B-Instruct --output ./engine --qformat int8_dynamic
@@ -32,6 +35,12 @@ examples:
 
   build-engine --model ./TinyLlama --max_batch_size 16 --max_seq_len 1024 --dry_run
       check everything and print the memory plan, writing nothing
+
+  build-engine --model ./Llama-3.1-8B --output ./engine --sku h200,l40s,rtx4090 --qformat int8_wo
+      one engine for three GPUs, with one copy of the weights
+
+  build-engine --model ./Llama-3.1-70B --sku h200 --tp_size 2 --dry_run
+      compile kernels and plans and say what the engine would take; config.json suffices
 
   build-engine --config build.toml --max_batch_size 8
       options from a file, with one of them replaced
@@ -41,10 +50,27 @@ schemes (--qformat):
 EXAMPLES += "\n".join(f"  {scheme.name:<14}{scheme.summary}" for scheme in SCHEMES.values())
 
 
+def _sku_lines() -> str:
+    """The SKUs, what they are for, and whether engines for them ran on them."""
+    lines = []
+    for name in sku_names():
+        sku = load_sku(name)
+        kind = "any x86-64 processor" if sku.gpu is None else _gpu_text(sku, sku.gpu)
+        lines.append(f"  {name:<9} {kind}")
+    return "\n".join(lines)
+
+
+def _gpu_text(sku: Sku, gpu: Gpu) -> str:
+    major, minor = gpu.compute_capability
+    state = "verified" if sku.is_verified else "built only"
+    memory = format_bytes(sku.memory_bytes or 0)
+    return f"SM {major}.{minor}, {memory:<8} {state:<11} {', '.join(gpu.providers)}"
+
+
 def add_arguments(parser: FlagParser) -> None:
     """Declares the options of `build-engine`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    parser.epilog = f"{EXAMPLES}\n\nhardware (--sku):\n{_sku_lines()}"
     # None everywhere: an option that was not given is told from one that repeats its default, so
     # that the configuration file can supply it.
     paths = parser.add_argument_group("what to build")
@@ -67,8 +93,8 @@ def add_arguments(parser: FlagParser) -> None:
     )
     paths.add_argument(
         "--sku",
-        metavar="NAME",
-        help=f"hardware to build for: {', '.join(sku_names())} (default: cpu)",
+        metavar="NAME[,NAME...]",
+        help="hardware to build for, see below; several GPUs share one engine (default: cpu)",
     )
     paths.add_argument(
         "--config",
@@ -79,16 +105,15 @@ def add_arguments(parser: FlagParser) -> None:
     precision = parser.add_argument_group("precision")
     precision.add_argument(
         "--dtype",
-        choices=["float32", "bfloat16", "auto"],
-        help="operands that are not quantised; auto is the checkpoint's, with bfloat16 for "
-        "float16 (default: bfloat16)",
+        choices=["float32", "bfloat16", "float16", "auto"],
+        help="operands that are not quantised; auto is the checkpoint's (default: bfloat16)",
     )
     precision.add_argument(
         "--qformat", choices=list(SCHEMES), help="quantisation scheme, see below (default: none)"
     )
     precision.add_argument(
         "--kv_cache_dtype",
-        choices=["auto", "float32", "bfloat16"],
+        choices=["auto", "float32", "bfloat16", "float16", "fp8", "int8"],
         help="keys and values in the cache (default: auto, the dtype)",
     )
     limits = parser.add_argument_group("limits")
@@ -111,12 +136,20 @@ def add_arguments(parser: FlagParser) -> None:
     )
     behaviour = parser.add_argument_group("behaviour")
     for name, text in (
-        ("dry_run", "check everything, print the memory plan and write nothing"),
+        ("dry_run", "do all but the weights: check, compile, print the memory plan"),
+        ("no_cache", "compile every kernel and plan, and keep none"),
         ("overwrite", "replace the engine that is in the output directory"),
         ("skip_tokenizer", "build without a tokenizer: token ids in, token ids out"),
         ("json", "print the plan and the summary as one JSON object"),
     ):
         behaviour.add_argument(f"--{name}", action="store_true", default=None, help=text)
+    behaviour.add_argument(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where compiled kernels and plans are kept (default: $ENGINERY_CACHE_DIR, or enginery "
+        "in the user's cache folder)",
+    )
     behaviour.add_argument(
         "--log_level",
         choices=["error", "warning", "info", "verbose"],
@@ -137,21 +170,32 @@ def run(args: argparse.Namespace) -> int:
     # With --json standard output holds the object and nothing else.
     text = sys.stderr if as_json else sys.stdout
 
-    if not is_quiet:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
     result: dict[str, Any] = {"notes": notes}
     with PeakMemory() as memory:
         planned = plan_build(BuildRequest(**options))
+        notes += planned.notes
+        if not planned.has_weights:
+            notes.append(NO_WEIGHTS)
         if not is_quiet:
+            for note in notes:
+                print(f"note: {note}", file=sys.stderr)
             print(_describe(planned), file=text, flush=True)
         if log_level == "verbose":
             print(to_text(planned.network), file=sys.stderr)
         result |= {"options": vars(planned.options), "memory_plan": planned.plan.to_json()}
-        if not is_dry_run:
-            with Progress(sys.stderr, is_silent=is_quiet) as progress:
-                summary = build(planned, progress.update)
-    if not is_dry_run:
+        if len(planned.skus) > 1:
+            pairs = zip(planned.skus, planned.plans, strict=True)
+            result["memory_plans"] = {sku.name: plan.to_json() for sku, plan in pairs}
+        with BuildProgress(sys.stderr, is_silent=is_quiet) as progress:
+            if is_dry_run:
+                trial = dry_run(planned, progress)
+            else:
+                summary = build(planned, progress)
+    if is_dry_run:
+        result["dry_run"] = trial.to_json()
+        if not is_quiet and trial.num_kernels:
+            print(_describe_trial(trial), file=text)
+    else:
         result["summary"] = {
             "output": str(summary.output),
             "seconds": round(summary.seconds, 3),
@@ -172,14 +216,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _describe_trial(trial: DryRun) -> str:
+    parts = f"{trial.num_kernels} kernels"
+    if trial.num_plans:
+        parts += f" and {trial.num_plans} plans"
+    return (
+        f"Compiled {parts} ({format_bytes(trial.compiled_bytes)}, {trial.num_cached} of them from "
+        f"the cache) in {trial.seconds:.1f} s; packing {format_bytes(trial.weight_bytes)} of "
+        f"weights would take about {trial.weight_seconds:.0f} s"
+    )
+
+
 def _describe(planned: PlannedBuild) -> str:
     config, options = planned.config, planned.options
     sizes = (
         f"{config.num_layers} layers, hidden {config.hidden_size}, {config.num_heads} heads, "
         f"{config.num_kv_heads} KV heads of {config.head_dim}, vocabulary {config.vocab_size}"
     )
-    return (
+    title = (
         f"{config.family.architecture} ({sizes})\n"
         f"  for SKU {options.sku}, dtype {options.dtype}, qformat {options.qformat}, "
-        f"tp_size {options.tp_size}\n" + describe_plan(planned.plan, options)
+        f"tp_size {options.tp_size}"
     )
+    plans = zip(planned.skus, planned.plans, strict=True)
+    return "\n".join([title, *(describe_plan(plan, options, sku) for sku, plan in plans)])

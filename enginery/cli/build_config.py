@@ -15,6 +15,7 @@ from enginery.builder.options import BuildRequest
 
 # Other names of an option, as on the command line.
 ALIASES = {"model_dir": "model", "checkpoint_dir": "model", "output_dir": "output"}
+PATHS = ("model", "output", "cache_dir")
 BEHAVIOUR = {"dry_run": bool, "json": bool, "log_level": str}
 
 
@@ -48,7 +49,7 @@ def merge_config(args: argparse.Namespace) -> dict[str, Any]:
         if name not in options and not (name == "output" and options.get("dry_run")):
             problems.add(name, "is missing", f"give --{name} DIR")
     problems.raise_if_any()
-    for name in ("model", "output"):
+    for name in PATHS:
         if name in options:
             options[name] = Path(options[name])
     return options
@@ -71,7 +72,7 @@ def _read_options(path: Path, types: dict[str, type]) -> dict[str, Any]:
             options[name] = value
     problems.raise_if_any()
     # Paths in a file are relative to the file, so that it works from anywhere.
-    for name in ("model", "output"):
+    for name in PATHS:
         if name in options:
             options[name] = path.parent / options[name]
     return options

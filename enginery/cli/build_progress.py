@@ -7,12 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
-from enginery.builder.progress import KERNELS, PLANS, WEIGHTS
+from enginery.builder.progress import KERNELS, PLANS, UNIT_SECONDS, WEIGHTS
 from enginery.cli.progress import Progress, megabytes
 
-# What a unit of a stage takes until it is measured, in seconds: a kernel among two workers, a plan,
-# a byte that is read, packed, hashed and written.
-UNIT_SECONDS = {KERNELS: 0.8, PLANS: 0.5, WEIGHTS: 1 / 200e6}
 VERBS = {KERNELS: "compiling kernels", PLANS: "building plans", WEIGHTS: "packing weights"}
 
 
