@@ -4,6 +4,8 @@
 
 Values are drawn once per kind of tensor (its name without the layer) and repeated for all layers:
 speed does not depend on them, and drawing 8 billion would take longer than the measurement.
+
+    python -m benchmarks.gpu.fill ENGINE [DEVICE]
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +55,7 @@ def fill(directory: Path, device: str = "cuda", threads: int = 8) -> int:
                 written += data.nbytes
 
                 def write(at: int, data: NDArray[np.uint8] = data, begin: int = begin) -> None:
-                    part = memoryview(data[at : at + WRITE_BYTES])
+                    part = data[at : at + WRITE_BYTES].data
                     done = 0
                     while done < part.nbytes:
                         done += os.pwrite(descriptor, part[done:], begin + at + done)
@@ -116,3 +120,14 @@ def _bytes(values: torch.Tensor, dtype: str) -> NDArray[np.uint8]:
     kinds = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     stored = values.to(kinds[dtype]).contiguous().flatten()
     return stored.view(torch.uint8).cpu().numpy()
+
+
+def main(directory: Path, device: str = "cuda") -> None:
+    begin = time.perf_counter()
+    written = fill(directory, device)
+    (directory / ".filled").touch()
+    print(f"{directory.name}: {written / 1e9:.2f} GB in {time.perf_counter() - begin:.1f} s")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

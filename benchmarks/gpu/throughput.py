@@ -11,6 +11,7 @@ they are known.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import statistics
 import time
@@ -56,7 +57,8 @@ class Bench:
         )
         self.runtime = Runtime(self.engine, options, executor=executor)
         self.load_s = time.perf_counter() - begin
-        self.sizes = sizes
+        longest = min(sizes.long_prompt, info.max_input_len, info.max_seq_len - 1)
+        self.sizes = dataclasses.replace(sizes, long_prompt=longest)
         description = self.engine.describe()
         self.work = ModelWork.of(description, info.kv_bytes_per_token)
         self.qformat = info.qformat
