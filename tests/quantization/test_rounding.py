@@ -3,9 +3,15 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 
-from enginery.quantization import bfloat16_to_float32, float32_to_bfloat16
+from enginery.quantization import (
+    bfloat16_to_float32,
+    float32_to_bfloat16,
+    round_to,
+    widen,
+)
 
 
 def torch_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -48,3 +54,19 @@ def test_every_bfloat16_survives_widening() -> None:
     widened = bfloat16_to_float32(bits)
     finite = ~np.isnan(widened)
     assert np.array_equal(float32_to_bfloat16(widened)[finite], bits[finite])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "torch_dtype"),
+    [("f32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)],
+)
+def test_round_to_and_widen_give_what_torch_gives(dtype: str, torch_dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(2)
+    values = (rng.standard_normal(50_001) * np.exp(rng.uniform(-20, 11, 50_001))).astype(np.float32)
+    expected = torch.from_numpy(values).to(torch_dtype).float().numpy()
+    assert np.array_equal(widen(round_to(values, dtype)), expected)
+
+
+def test_what_is_beyond_float16_becomes_infinite() -> None:
+    values = np.array([65504, 65519, 65520, -1e30], np.float32)
+    assert round_to(values, "f16").tolist() == [65504, 65504, np.inf, -np.inf]
