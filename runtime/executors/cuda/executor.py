@@ -8,17 +8,14 @@ import sys
 from pathlib import Path
 
 from ...engine import Engine
-from ...errors import EngineMismatchError, InvalidArgumentError
+from ...errors import EngineMismatchError, InvalidArgumentError, OutOfMemoryError
 from ...executor import ExecutorInfo, Limits
-from ..image import RankImage
 from ..image_reader import choose_sku, read_image, sku_names
-from ..memory import KvLayout, RowLimits, array_bytes
+from ..memory import KvLayout
 from ..segmented import SegmentedExecutor
-from ..steps import attention_cuts
 from .device import CudaDevice
 from .memory import Progress
 
-DEFAULT_KV_FRACTION = 0.9
 GRAPH_BYTES = 512 << 20
 """Left free for recorded steps (CUDA graphs), which the driver keeps in GPU memory."""
 
@@ -82,27 +79,28 @@ class TensorRTExecutor(SegmentedExecutor):
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         return super().init(limits, kv_cache_bytes)
 
-    def default_kv_cache_bytes(self, fraction: float | None, limits: Limits) -> int:
-        """A size for the KV cache, before `init`.
-
-        Args:
-            fraction: share of what weights and workspace leave free, in (0, 1]; None: as much as
-                max_batch_size sequences of max_seq_len take, in at most `DEFAULT_KV_FRACTION`.
-            limits: of the runtime.
+    def default_kv_cache_bytes(self, fraction: float, limits: Limits) -> int:
+        """As `ChoosesKvCache`.
 
         Raises:
             InvalidArgumentError: `fraction` is out of range.
+            OutOfMemoryError: weights and workspace leave nothing.
         """
-        if fraction is not None and not 0 < fraction <= 1:
+        if not 0 < fraction <= 1:
             raise InvalidArgumentError(f"fraction = {fraction!r}: must be in (0, 1]")
-        image = self.images[0]
-        free, _ = self.device.free_bytes()
-        used = self._weight_bytes + estimated_workspace_bytes(image, limits) + GRAPH_BYTES
-        left = max(free - used, 0)
-        if fraction is not None:
-            return int(fraction * left)
-        blocks = limits.max_batch_size * -(-limits.max_seq_len // limits.tokens_per_block)
-        return min(int(DEFAULT_KV_FRACTION * left), blocks * KvLayout(image).block_bytes)
+        free, total = self.device.free_bytes()
+        block_bytes = KvLayout(self.images[0]).block_bytes
+        # The workspace grows with the cache: what it needs beside the largest one is enough.
+        workspace = self.workspace_bytes(limits, max(free // block_bytes, 1))
+        budget = int(fraction * (free - self._weight_bytes - workspace - GRAPH_BYTES))
+        if budget < block_bytes:
+            raise OutOfMemoryError(
+                f"{self.device.name}: {free} of {total} bytes are free; weights take "
+                f"{self._weight_bytes}, the workspace {workspace} and recorded steps "
+                f"{GRAPH_BYTES}: nothing is left for the KV cache. Lower max_batch_size or "
+                "max_num_tokens, or take a GPU with more memory"
+            )
+        return budget
 
 
 def fitting_sku(engine: Engine, device: CudaDevice, sku: str | None) -> str:
@@ -134,33 +132,6 @@ def fitting_sku(engine: Engine, device: CudaDevice, sku: str | None) -> str:
         )
     card = device.card.name.lower()
     return next((name for name in fitting if name in card), fitting[0])
-
-
-def estimated_workspace_bytes(image: RankImage, limits: Limits) -> int:
-    """What the executor allocates beside weights and KV cache, at most."""
-    rows = RowLimits(limits.max_num_tokens, limits.max_logit_rows)
-    values = sum(
-        array_bytes(value.dtype, rows.of(value.rows), value.columns)
-        for value in image.values.values()
-    )
-    scratch = max(
-        (
-            sum(array_bytes(each.dtype, rows.of(each.rows), each.columns) for each in plan.scratch)
-            for plan in image.sku.native.values()
-        ),
-        default=0,
-    )
-    splits = max((cut.max_splits(limits.max_seq_len) for cut in attention_cuts(image)), default=1)
-    partials = limits.max_batch_size * splits
-    partial_bytes = array_bytes("f32", partials, image.num_heads, image.head_dim + 2)
-    sample_bytes = array_bytes("f32", limits.max_batch_size, image.vocab_size)
-    width = -(-limits.max_seq_len // limits.tokens_per_block)
-    items = partials + limits.max_num_tokens
-    # int32 tables, work items of 8 and merges of 4, and about 64 bytes per token and sequence;
-    # twice, for the two kinds of step.
-    staging = 2 * 4 * (limits.max_batch_size * (width + 20) + limits.max_num_tokens * 16)
-    staging += 2 * 4 * 12 * items
-    return values + scratch + partial_bytes + sample_bytes + staging
 
 
 def cache_file(engine_path: str) -> Path:
