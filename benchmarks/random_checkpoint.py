@@ -136,6 +136,9 @@ def write_random_checkpoint(
     directory: Path,
     seed: int = 0,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    *,
+    input_scales: bool = False,
+    kv_scales: bool = False,
 ) -> Path:
     """Writes a bfloat16 checkpoint; the same arguments always give the same bytes.
 
@@ -148,6 +151,9 @@ def write_random_checkpoint(
         seed: Seeds every tensor, together with its name.
         max_shard_bytes: A shard is closed before the tensor that would exceed this size; a larger
             tensor gets its own. One shard is written as model.safetensors, without index.
+        input_scales: Whether a float32 scale of its activations stands beside every linear layer of
+            the blocks, as calibration for int8 or fp8 leaves it.
+        kv_scales: Whether scales of keys and values stand beside every layer.
 
     Returns:
         `directory`.
@@ -174,7 +180,9 @@ def write_random_checkpoint(
     (directory / "config.json").unlink(missing_ok=True)
     special_ids = _write_tokenizer(directory, config)
     config |= special_ids
-    _write_weights(directory, list(tensor_shapes(config)), seed, max_shard_bytes)
+    tensors = list(tensor_shapes(config))
+    scales = scale_names(config, input_scales=input_scales, kv_scales=kv_scales)
+    _write_weights(directory, tensors, list(scales), seed, max_shard_bytes)
     _write_json(directory / "generation_config.json", {"do_sample": False, **special_ids})
     _write_json(directory / "config.json", dict(sorted(config.items())))
     return directory
@@ -206,8 +214,28 @@ def tensor_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
         yield "lm_head.weight", (config["vocab_size"], hidden_size)
 
 
+def scale_names(
+    config: Mapping[str, Any], *, input_scales: bool = True, kv_scales: bool = True
+) -> Iterator[str]:
+    """Yields the names of the scales that calibration adds: ModelOpt's, one float each."""
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        if input_scales:
+            for name in "qkvo":
+                yield f"{prefix}self_attn.{name}_proj.input_scale"
+            for name in ("gate", "up", "down"):
+                yield f"{prefix}mlp.{name}_proj.input_scale"
+        if kv_scales:
+            yield f"{prefix}self_attn.k_proj.k_scale"
+            yield f"{prefix}self_attn.v_proj.v_scale"
+
+
 def _write_weights(
-    directory: Path, tensors: list[tuple[str, tuple[int, ...]]], seed: int, max_shard_bytes: int
+    directory: Path,
+    tensors: list[tuple[str, tuple[int, ...]]],
+    scales: list[str],
+    seed: int,
+    max_shard_bytes: int,
 ) -> None:
     for stale in directory.glob("model*.safetensors*"):
         stale.unlink()
@@ -220,6 +248,7 @@ def _write_weights(
             size = 0
         shards[-1][name] = shape
         size += num_bytes
+    shards[-1] |= dict.fromkeys(scales, (1,))  # a few KB, wherever the last tensor is
 
     normal = statistics.NormalDist()
     quantiles = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)], np.float32)
@@ -230,10 +259,13 @@ def _write_weights(
         with path.open("wb") as file:
             file.write(_safetensors_header(shard))
             for name, shape in shard.items():
-                _write_tensor(file, name, shape, quantiles, seed)
+                if _is_scale(name):
+                    file.write(np.float32(_synthetic_scale(name, seed)).tobytes())
+                else:
+                    _write_tensor(file, name, shape, quantiles, seed)
         weight_map |= dict.fromkeys(shard, path.name)
     if len(shards) > 1:
-        total_size = sum(2 * int(np.prod(shape)) for _, shape in tensors)
+        total_size = sum(2 * int(np.prod(shape)) for _, shape in tensors) + 4 * len(scales)
         index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
         _write_json(directory / "model.safetensors.index.json", index)
 
@@ -243,8 +275,9 @@ def _safetensors_header(tensors: Mapping[str, tuple[int, ...]]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in tensors.items():
-        end = begin + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+        dtype, item_bytes = ("F32", 4) if _is_scale(name) else ("BF16", 2)
+        end = begin + item_bytes * int(np.prod(shape))
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -276,6 +309,22 @@ def _write_tensor(
         count = min(remaining, BLOCK_SIZE)
         file.write(table[stream.integers(0, 65536, count, np.uint16)].tobytes())
         remaining -= count
+
+
+def _is_scale(name: str) -> bool:
+    return name.endswith("_scale")
+
+
+def _synthetic_scale(name: str, seed: int) -> float:
+    """The scale with which codes up to 127 cover the largest activation of weights as drawn here.
+
+    int8 uses all of those codes; fp8 uses a part of its range, which costs a floating format
+    nothing. Inputs of unit variance reach about 5 over a calibration set; averages of values reach
+    less, products of gate and up more.
+    """
+    largest = {"o_proj": 4.0, "down_proj": 8.0}.get(name.split(".")[-2], 5.0)
+    stream = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
+    return largest * float(stream.uniform(0.9, 1.1)) / 127
 
 
 def _to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -346,9 +395,20 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="where the checkpoint goes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_shard_bytes", type=int, default=DEFAULT_MAX_SHARD_BYTES)
+    parser.add_argument(
+        "--input_scales", action="store_true", help="scales of activations, for int8_sq and fp8"
+    )
+    parser.add_argument("--kv_scales", action="store_true", help="scales of keys and values")
     args = parser.parse_args()
     try:
-        write_random_checkpoint(args.shape, args.directory, args.seed, args.max_shard_bytes)
+        write_random_checkpoint(
+            args.shape,
+            args.directory,
+            args.seed,
+            args.max_shard_bytes,
+            input_scales=args.input_scales,
+            kv_scales=args.kv_scales,
+        )
     except ValueError as error:
         parser.error(str(error))
     size = sum(path.stat().st_size for path in args.directory.glob("*.safetensors"))

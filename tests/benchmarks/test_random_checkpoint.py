@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -73,3 +74,29 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     assert empty_shard.returncode == 2
     assert "max_shard_bytes" in empty_shard.stderr
     assert not (tmp_path / "config.json").exists()
+
+
+def test_scales_are_added_and_change_nothing_else(tmp_path: Path) -> None:
+    for name, flags in (("plain", ()), ("scaled", ("--input_scales", "--kv_scales"))):
+        arguments = ("tiny-qwen3", tmp_path / name, "--max_shard_bytes", "300000", *flags)
+        assert run_script(*arguments).returncode == 0
+    plain, scaled = (_load_all(tmp_path / name) for name in ("plain", "scaled"))
+    added = scaled.keys() - plain.keys()
+    assert len(added) == 2 * (7 + 2)  # layers, linears, k and v
+    assert all(torch.equal(scaled[name], tensor) for name, tensor in plain.items())
+    for name in added:
+        assert scaled[name].dtype == torch.float32
+        assert scaled[name].shape == (1,)
+        assert 3 / 127 < scaled[name].item() < 10 / 127
+    assert "model.layers.1.self_attn.v_proj.v_scale" in added
+    assert len({scaled[name].item() for name in added}) == len(added)
+    index = json.loads((tmp_path / "scaled" / "model.safetensors.index.json").read_text())
+    sizes = [tensor.numel() * tensor.element_size() for tensor in scaled.values()]
+    assert index["metadata"]["total_size"] == sum(sizes)
+
+
+def _load_all(directory: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in directory.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return tensors
