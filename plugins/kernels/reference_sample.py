@@ -79,9 +79,7 @@ def sample(logits: Float32Array, samples: npt.NDArray[np.void]) -> npt.NDArray[n
             continue
         weights = kept_weights(row, record)
         sums = np.cumsum(weights, dtype=np.float64)
-        u = uniform_at(
-            int(record["seed"]), int(record["sequence_index"]), int(record["position"])
-        )
+        u = uniform_at(int(record["seed"]), int(record["sequence_index"]), int(record["position"]))
         past = np.flatnonzero((sums > u * sums[-1]) & (weights > 0))
         tokens[s] = past[0] if len(past) else np.flatnonzero(weights)[-1]
     return tokens

@@ -13,14 +13,19 @@ import triton
 import triton.language as tl
 
 from .philox import uniform_at
-from .sample_list import compact, draw_from, sum_of_kept, top_k_bound, top_p_bound
+from .sample_list import (
+    LOWEST_KEY,
+    compact,
+    draw_from,
+    sum_of_kept,
+    top_k_bound,
+    top_p_bound,
+    weigh,
+)
 
 GREEDY = tl.constexpr(1)  # bits of a record's flags
 HOST_ONLY = tl.constexpr(2)
 RECORD_WORDS = tl.constexpr(10)
-# Below every key of a float32, and below the bits of every weight.
-ALL_KEYS = tl.constexpr(-0x7FFFFFFF)
-ALL_BITS = tl.constexpr(-1)
 
 
 @triton.jit
@@ -83,52 +88,59 @@ def _draw(
     top_p = tl.load(record + 3).to(tl.float32, bitcast=True)
     min_p = tl.load(record + 4).to(tl.float32, bitcast=True)
     top_k = tl.load(record + 5)
-    has_top_k = (top_k > 0) & (top_k < VOCAB)
-    # A list is logits in order of token id: all of the row, or the likeliest in scratch.
-    values = row
-    size = tl.full([], VOCAB, tl.int32)
-    # Of the list, (key > key_at or equal and index <= key_last) and likewise of weights' bits.
-    key_at = tl.full([], ALL_KEYS, tl.int32)
-    key_last = tl.full([], -1, tl.int32)
-    bits_at = tl.full([], ALL_BITS, tl.int32)
-    bits_last = tl.full([], -1, tl.int32)
-    total = tl.full([], 0.0, tl.float64)
-    if has_top_k == 0:
-        total = sum_of_kept(
-            values, size, largest, temperature,
-            key_at, key_last, bits_at, bits_last, 0.0, BLOCK,
-        )  # fmt: skip
-    is_compact = tl.full([], False, tl.int1)
-    if scratch is not None:
-        if has_top_k | (top_p < 1.0) | (min_p > 0.0):
-            # Tokens of at most this weight have together at most the share 1 - top_p.
-            share = ((1.0 - top_p.to(tl.float64)) * total / VOCAB).to(tl.float32) * 0.999999
-            least = tl.where(has_top_k, 0.0, tl.maximum(share, min_p))
-            rank = tl.where(has_top_k, top_k, VOCAB)
-            count = compact(row, largest, temperature, rank, least, scratch, VOCAB, BLOCK)
-            if count <= BLOCK:
-                is_compact = tl.full([], True, tl.int1)
-                values = scratch
-                size = count
-    if has_top_k:
-        key_at, key_last = top_k_bound(values, size, largest, top_k, BLOCK)
-        total = sum_of_kept(
-            values, size, largest, temperature,
-            key_at, key_last, bits_at, bits_last, 0.0, BLOCK,
-        )  # fmt: skip
-    if top_p < 1.0:
-        bits_at, bits_last = top_p_bound(
-            values, size, largest, temperature,
-            key_at, key_last, top_p.to(tl.float64) * total, BLOCK,
-        )  # fmt: skip
+    top_k = tl.where((top_k > 0) & (top_k < VOCAB), top_k, VOCAB)
     u = uniform_at(
         tl.load(record + 6), tl.load(record + 7), tl.load(record + 8), tl.load(record + 9)
     )
-    index = draw_from(
-        values, size, largest, temperature,
-        key_at, key_last, bits_at, bits_last, min_p, u, BLOCK,
-    )  # fmt: skip
+    total = tl.full([], 0.0, tl.float64)
+    if top_k == VOCAB:  # else top_p is a share of what top_k leaves
+        total = sum_of_kept(
+            row, VOCAB, largest, temperature, LOWEST_KEY, -1, -1, -1, 0.0, BLOCK, False
+        )
+    token = tl.full([], -1, tl.int32)
     if scratch is not None:
-        if is_compact:
-            index = tl.load(scratch + BLOCK + index).to(tl.int32)
-    return index
+        if (top_k < VOCAB) | (top_p < 1.0) | (min_p > 0.0):
+            dropped = (1.0 - top_p.to(tl.float64)) * total
+            count = compact(row, largest, temperature, top_k, dropped, min_p, scratch, VOCAB, BLOCK)
+            if count <= BLOCK:
+                index = _draw_from_list(
+                    scratch, count, largest, temperature, top_k, top_p, min_p, total, u,
+                    VOCAB, BLOCK, True,
+                )  # fmt: skip
+                token = tl.load(scratch + BLOCK + index).to(tl.int32)
+    if token < 0:
+        token = _draw_from_list(
+            row, tl.full([], VOCAB, tl.int32), largest, temperature, top_k, top_p, min_p, total, u,
+            VOCAB, BLOCK, False,
+        )  # fmt: skip
+    return token
+
+
+@triton.jit
+def _draw_from_list(
+    values, size, largest, temperature, top_k, top_p, min_p, total, u,
+    VOCAB: tl.constexpr, BLOCK: tl.constexpr, IS_OWN: tl.constexpr,
+):  # fmt: skip
+    """Returns the index drawn of a list (see sample_list); one of its own may be written to."""
+    key_at = tl.full([], LOWEST_KEY, tl.int32)
+    key_last = tl.full([], -1, tl.int32)
+    if top_k < VOCAB:
+        key_at, key_last = top_k_bound(values, size, largest, top_k, BLOCK)
+    if IS_OWN:
+        weigh(values, size, largest, temperature, key_at, key_last, BLOCK)
+    bits_at = tl.full([], -1, tl.int32)
+    bits_last = tl.full([], -1, tl.int32)
+    if top_p < 1.0:
+        if top_k < VOCAB:
+            total = sum_of_kept(
+                values, size, largest, temperature,
+                key_at, key_last, bits_at, bits_last, 0.0, BLOCK, IS_OWN,
+            )  # fmt: skip
+        bits_at, bits_last = top_p_bound(
+            values, size, largest, temperature,
+            key_at, key_last, top_p.to(tl.float64) * total, BLOCK, IS_OWN,
+        )  # fmt: skip
+    return draw_from(
+        values, size, largest, temperature,
+        key_at, key_last, bits_at, bits_last, min_p, u, BLOCK, IS_OWN,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 # mypy: allow-untyped-defs, allow-untyped-decorators
 """Passes over a list of logits in order of token id, for `sample`.
 
-A list is `values` float32 [size]. What has been filtered is not moved: a pass keeps element i when
+A list is `values` float32 [size], of logits, or where IS_WEIGHED of weights. What has been filtered is not moved: a pass keeps element i when
 (its key > key_at, or equals it and i <= key_last), the key being the logit's place in the order of
 all float32 (top_k); and (its weight's bits > bits_at, or equal it and i <= bits_last) (top_p); and
 its weight >= min_p.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOWEST_KEY = tl.constexpr(-0x7FFFFFFF)
+LOWEST_KEY = tl.constexpr(-0x7FFFFFFF)  # below that of every float32
 BITS_OF_ONE = tl.constexpr(0x3F800000)
 NUM_BINS = tl.constexpr(256)
 BINS_PER_LOGIT = tl.constexpr(16.0)
@@ -50,29 +50,45 @@ def key_of(x):
 @triton.jit
 def kept_weight(
     values, i, size, largest, temperature,
-    key_at, key_last, bits_at, bits_last, min_p,
+    key_at, key_last, bits_at, bits_last, min_p, IS_WEIGHED: tl.constexpr,
 ):  # fmt: skip
     """exp((value - largest) / temperature) of elements `i`; 0 where filtered."""
-    x = tl.load(values + i, mask=i < size, other=float("-inf"))
-    weight = exp_nonpositive(tl.div_rn(x - largest, temperature))
-    key = key_of(x)
+    if IS_WEIGHED:
+        weight = tl.load(values + i, mask=i < size, other=0.0)
+        kept = i < size
+    else:
+        x = tl.load(values + i, mask=i < size, other=float("-inf"))
+        weight = exp_nonpositive(tl.div_rn(x - largest, temperature))
+        key = key_of(x)
+        kept = ((key > key_at) | ((key == key_at) & (i <= key_last))) & (i < size)
     bits = weight.to(tl.int32, bitcast=True)
-    kept = (key > key_at) | ((key == key_at) & (i <= key_last))
     kept = kept & ((bits > bits_at) | ((bits == bits_at) & (i <= bits_last)))
-    return tl.where(kept & (weight >= min_p) & (i < size), weight, 0.0)
+    return tl.where(kept & (weight >= min_p), weight, 0.0)
+
+
+@triton.jit
+def weigh(values, size, largest, temperature, key_at, key_last, BLOCK: tl.constexpr):
+    """Replaces the list's logits by weights, once and for all passes that follow; size <= BLOCK."""
+    i = tl.arange(0, BLOCK)
+    weight = kept_weight(
+        values, i, size, largest, temperature, key_at, key_last, -1, -1, 0.0, False
+    )
+    tl.debug_barrier()
+    tl.store(values + i, weight, mask=i < size)
+    tl.debug_barrier()
 
 
 @triton.jit
 def sum_of_kept(
     values, size, largest, temperature,
-    key_at, key_last, bits_at, bits_last, min_p, BLOCK: tl.constexpr,
+    key_at, key_last, bits_at, bits_last, min_p, BLOCK: tl.constexpr, IS_WEIGHED: tl.constexpr,
 ):  # fmt: skip
     """Returns the kept weights' sum, float64."""
     total = tl.full([], 0.0, tl.float64)
     for start in range(0, size, BLOCK):
         weight = kept_weight(
             values, start + tl.arange(0, BLOCK), size, largest, temperature,
-            key_at, key_last, bits_at, bits_last, min_p,
+            key_at, key_last, bits_at, bits_last, min_p, IS_WEIGHED,
         )  # fmt: skip
         total += tl.sum(weight, axis=0).to(tl.float64)
     return total
@@ -80,22 +96,33 @@ def sum_of_kept(
 
 @triton.jit
 def compact(
-    row, largest, temperature, rank, least, scratch, VOCAB: tl.constexpr, BLOCK: tl.constexpr
+    row, largest, temperature, top_k, dropped, min_p, scratch,
+    VOCAB: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Copies what may be among the first `rank` and weighs `least` or more to scratch.
+    """Copies the logits that may be drawn to scratch[0], their ids to scratch[1], in order.
 
-    Order stays. scratch[0] gets logits, scratch[1] token ids (exact in float32 below 2^24).
+    A histogram of the distance from the largest says which cannot: those of bins below the one of
+    rank `top_k`, and, without top_k, of the lowest bins that together weigh at most `dropped`.
 
     Returns:
-        How many they are; scratch holds the first BLOCK of them.
+        How many may be drawn; scratch holds the first BLOCK of them. Ids are exact in float32.
     """
     offset = tl.arange(0, BLOCK)
-    histogram = tl.zeros([NUM_BINS], tl.int32)  # of the distance from the largest
+    histogram = tl.zeros([NUM_BINS], tl.int32)
     for start in range(0, VOCAB, BLOCK):
         mask = start + offset < VOCAB
         x = tl.load(row + start + offset, mask=mask, other=float("-inf"))
         histogram += tl.histogram(_bin_of(x, largest), NUM_BINS, mask=mask)
-    last_bin = tl.sum((tl.cumsum(histogram, axis=0) < rank).to(tl.int32), axis=0)
+    ranks = tl.cumsum(histogram, axis=0)
+    last_bin = tl.sum((ranks < top_k).to(tl.int32), axis=0)
+    if top_k == VOCAB:
+        edge = tl.arange(0, NUM_BINS).to(tl.float32) / -BINS_PER_LOGIT  # its likeliest logit
+        heaviest = histogram.to(tl.float32) * exp_nonpositive(edge / temperature)
+        # What a bin and those beyond it may weigh, with room for rounding.
+        tail = tl.sum(heaviest, axis=0) - tl.cumsum(heaviest, axis=0) + heaviest
+        may_drop = tail.to(tl.float64) * 1.001 + 1e-6 * tl.sum(heaviest, axis=0) <= dropped
+        last_bin = NUM_BINS - 1 - tl.sum(may_drop.to(tl.int32), axis=0)
+    least = tl.where(top_k == VOCAB, min_p, 0.0)
     count = tl.full([], 0, tl.int32)
     for start in range(0, VOCAB, BLOCK):
         i = start + offset
@@ -156,7 +183,8 @@ def top_k_bound(values, size, largest, top_k, BLOCK: tl.constexpr):
 
 @triton.jit
 def top_p_bound(
-    values, size, largest, temperature, key_at, key_last, wanted, BLOCK: tl.constexpr
+    values, size, largest, temperature, key_at, key_last, wanted,
+    BLOCK: tl.constexpr, IS_WEIGHED: tl.constexpr,
 ):  # fmt: skip
     """Returns (bits_at, bits_last) of the first in rank whose weights reach the sum `wanted`."""
     low = tl.full([], 0, tl.int32)
@@ -164,15 +192,16 @@ def top_p_bound(
     while low < high:
         middle = (low | high) - ((low ^ high) >> 1)
         total = sum_of_kept(
-            values, size, largest, temperature, key_at, key_last, middle, size, 0.0, BLOCK
-        )
+            values, size, largest, temperature,
+            key_at, key_last, middle, size, 0.0, BLOCK, IS_WEIGHED,
+        )  # fmt: skip
         if total >= wanted:
             low = middle
         else:
             high = middle - 1
     above = sum_of_kept(
-        values, size, largest, temperature, key_at, key_last, low, -1, 0.0, BLOCK
-    )  # fmt: skip
+        values, size, largest, temperature, key_at, key_last, low, -1, 0.0, BLOCK, IS_WEIGHED
+    )
     weight = tl.maximum(low.to(tl.float32, bitcast=True), 1e-38).to(tl.float64)
     num_equal = tl.ceil((wanted - above) / weight)
     num_equal = tl.minimum(tl.maximum(num_equal, 1.0), size.to(tl.float64)).to(tl.int32)
@@ -181,7 +210,7 @@ def top_p_bound(
     for start in range(0, size, BLOCK):
         i = start + tl.arange(0, BLOCK)
         kept = kept_weight(
-            values, i, size, largest, temperature, key_at, key_last, low - 1, -1, 0.0
+            values, i, size, largest, temperature, key_at, key_last, low - 1, -1, 0.0, IS_WEIGHED
         )
         is_equal = (kept.to(tl.int32, bitcast=True) == low) & (i < size)
         rank = seen + tl.cumsum(is_equal.to(tl.int32), axis=0)
@@ -193,12 +222,14 @@ def top_p_bound(
 @triton.jit
 def draw_from(
     values, size, largest, temperature,
-    key_at, key_last, bits_at, bits_last, min_p, u, BLOCK: tl.constexpr,
+    key_at, key_last, bits_at, bits_last, min_p, u,
+    BLOCK: tl.constexpr, IS_WEIGHED: tl.constexpr,
 ):  # fmt: skip
     """Returns the index at the share `u` of the kept weights' cumulative sum, never of weight 0."""
     target = u * sum_of_kept(
-        values, size, largest, temperature, key_at, key_last, bits_at, bits_last, min_p, BLOCK
-    )
+        values, size, largest, temperature,
+        key_at, key_last, bits_at, bits_last, min_p, BLOCK, IS_WEIGHED,
+    )  # fmt: skip
     # The block where the sum passes the target; the last with any weight where rounding leaves
     # none.
     block = tl.full([], 0, tl.int32)
@@ -207,7 +238,7 @@ def draw_from(
     for start in range(0, size, BLOCK):
         weight = kept_weight(
             values, start + tl.arange(0, BLOCK), size, largest, temperature,
-            key_at, key_last, bits_at, bits_last, min_p,
+            key_at, key_last, bits_at, bits_last, min_p, IS_WEIGHED,
         )  # fmt: skip
         here = tl.sum(weight, axis=0).to(tl.float64)
         if (total <= target) & (here > 0.0):
@@ -216,8 +247,9 @@ def draw_from(
         total += here
     i = block + tl.arange(0, BLOCK)
     weight = kept_weight(
-        values, i, size, largest, temperature, key_at, key_last, bits_at, bits_last, min_p
-    )
+        values, i, size, largest, temperature,
+        key_at, key_last, bits_at, bits_last, min_p, IS_WEIGHED,
+    )  # fmt: skip
     is_past = tl.cumsum(weight, axis=0).to(tl.float64) > target - before
     first = tl.min(tl.where(is_past & (weight > 0.0), i, size), axis=0)
     last = tl.max(tl.where(weight > 0.0, i, -1), axis=0)
