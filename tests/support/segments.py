@@ -3,24 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import tempfile
+from collections.abc import Mapping as Dictionary
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from enginery.builder.build import run_passes
+from enginery.builder.checkpoint.config import read_config
+from enginery.builder.models.decoder import build_decoder
+from enginery.builder.options import BuildRequest, resolve_options
+from enginery.builder.sharding.mapping import Mapping
+from enginery.builder.sharding.shard import shard
+from enginery.builder.sku import load_skus
+from enginery.builder.targets.tensorrt.cut import cut
 from enginery.builder.targets.tensorrt.segment import (
-    SegmentInput,
     SegmentNode,
     SegmentTensor,
     SegmentType,
     SegmentValue,
 )
+from tests.support.checkpoints import write_tiny_checkpoint
 
-HIDDEN, FFN, VOCAB = 128, 256, 333
-Q_COLUMNS, KV_COLUMNS = 256, 64  # K of every row-parallel layer is a multiple of 128 for tp 2
-EPSILON = 1e-5
+# K of every layer is a multiple of 128, the block of INT4, on two ranks too.
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_heads": 8,
+    "num_kv_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 333,
+}
 CODES = {"fp8": "f8e4m3", "int8_sq": "i8"}
 LARGEST = {"fp8": 448.0, "int8_sq": 127.0, "int8_wo": 127.0, "int4_wo": 7.0}
 NUMPY: dict[str, np.dtype[Any]] = {
@@ -31,137 +48,25 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "f8e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
 }
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Reals = NDArray[np.float32]
 
 
-class _Segment:
-    """Collects the nodes of a segment; methods give the value computed."""
+@functools.cache
+def tiny_segments(scheme: str, dtype: str, bias: bool, tp_size: int) -> tuple[SegmentType, ...]:
+    """The segment types of rank 0 of a tiny Llama, or with `bias` of a Qwen2, as the builder cuts.
 
-    def __init__(self, scheme: str, dtype: str, rows: str = "tokens") -> None:
-        self.scheme, self.dtype, self.rows = scheme, dtype, rows
-        self.inputs: dict[str, SegmentInput] = {}
-        self.nodes: list[SegmentNode] = []
-
-    def value(self, name: str, dtype: str, columns: int) -> SegmentValue:
-        value = SegmentValue(name, dtype, self.rows, columns)
-        self.inputs[name] = value
-        return value
-
-    def norm(self, name: str, x: SegmentValue, reader: str, static: bool = True) -> SegmentValue:
-        weight = self._tensor(name, "norm", "f32", (x.columns,))
-        dtype, inverse = self._code(reader) if static else (self.dtype, None)
-        return self._node("rms_norm", (x.name, weight, inverse), name, dtype, x.columns, EPSILON)
-
-    def quantized(self, x: SegmentValue, reader: str) -> SegmentValue:
-        dtype, inverse = self._code(reader)
-        if inverse is None:
-            return x
-        return self._node("quantize", (x.name, inverse), f"{x.name}_codes", dtype, x.columns)
-
-    def silu_mul(self, gate_up: SegmentValue, reader: str) -> SegmentValue:
-        dtype, inverse = self._code(reader)
-        columns = gate_up.columns // 2
-        return self._node("silu_mul", (gate_up.name, inverse), "silu_mul", dtype, columns)
-
-    def add(self, a: SegmentValue, b: SegmentValue, output: str) -> SegmentValue:
-        return self._node("add", (a.name, b.name), output, "f32", a.columns)
-
-    def linear(
-        self,
-        name: str,
-        x: SegmentValue,
-        columns: int,
-        dtype: str = "f32",
-        bias: bool = False,
-        residual: SegmentValue | None = None,
-        output: str | None = None,
-        scheme: str | None = None,
-    ) -> SegmentValue:
-        scheme = scheme or self.scheme
-        stored = CODES.get(scheme) or {"int8_wo": "i8", "int4_wo": "i4"}.get(scheme, self.dtype)
-        weight = self._tensor(name, "weight", stored, (columns, x.columns))
-        scale = None
-        if scheme in CODES:
-            scale = self._tensor(name, "scale", "f32", (columns,))
-        elif scheme == "int8_wo":
-            scale = self._tensor(name, "scale", self.dtype, (columns,))
-        elif scheme == "int4_wo":
-            scale = self._tensor(name, "scale", self.dtype, (columns, x.columns // 128))
-        shift = self._tensor(name, "bias", "f32", (columns,)) if bias else None
-        operands = (x.name, weight, scale, shift, residual.name if residual else None)
-        return self._node("linear", operands, output or name, dtype, columns, scheme=scheme)
-
-    def made(self, name: str, *outputs: SegmentValue) -> SegmentType:
-        inputs = sorted(self.inputs.values(), key=lambda item: isinstance(item, SegmentTensor))
-        return SegmentType(name, tuple(inputs), outputs, tuple(self.nodes))
-
-    def _code(self, reader: str) -> tuple[str, str | None]:
-        if self.scheme not in CODES:
-            return self.dtype, None
-        return CODES[self.scheme], self._tensor(reader, "inverse", "f32", (1,))
-
-    def _tensor(self, owner: str, role: str, dtype: str, shape: tuple[int, ...]) -> str:
-        name = f"{owner}.{role}"
-        self.inputs[name] = SegmentTensor(name, dtype, shape, role, owner)
-        return name
-
-    def _node(
-        self,
-        op: str,
-        inputs: tuple[str | None, ...],
-        name: str,
-        dtype: str,
-        columns: int,
-        epsilon: float = 0.0,
-        scheme: str = "",
-    ) -> SegmentValue:
-        output = SegmentValue(name, dtype, self.rows, columns)
-        self.nodes.append(SegmentNode(op, inputs, output, epsilon, scheme))
-        return output
-
-
-def tiny_segments(scheme: str, dtype: str, bias: bool, tp_size: int) -> list[SegmentType]:
-    """The segment types of rank 0 of a decoder; `bias` on query, key and value, as in Qwen2."""
-    qkv_columns = (Q_COLUMNS + 2 * KV_COLUMNS) // tp_size
-    ffn = FFN // tp_size
-
-    def qkv(s: _Segment, x: SegmentValue) -> SegmentValue:
-        normed = s.norm("input_norm", x, "qkv_proj")
-        return s.linear("qkv_proj", normed, qkv_columns, dtype, bias=bias, output="qkv")
-
-    def ffn_part(s: _Segment, x: SegmentValue, **down: SegmentValue | str | None) -> SegmentValue:
-        gate_up = s.linear("gate_up_proj", s.norm("post_norm", x, "gate_up_proj"), 2 * ffn)
-        act = s.silu_mul(gate_up, "down_proj")
-        residual, output = down.get("residual"), str(down["output"])
-        assert not isinstance(residual, str)
-        return s.linear("down_proj", act, HIDDEN, residual=residual, output=output)
-
-    def attention(s: _Segment) -> SegmentValue:
-        return s.quantized(s.value("attention", dtype, Q_COLUMNS // tp_size), "o_proj")
-
-    s = _Segment(scheme, dtype)
-    made = [s.made("first", qkv(s, s.value("x", "f32", HIDDEN)))]
-    if tp_size == 1:
-        for name in ("middle", "last"):
-            s = _Segment(scheme, dtype)
-            x = s.linear("o_proj", attention(s), HIDDEN, residual=s.value("x", "f32", HIDDEN))
-            out = ffn_part(s, x, residual=x, output="x_out")
-            made.append(s.made(name, out, *([qkv(s, out)] if name == "middle" else [])))
-    else:
-        s = _Segment(scheme, dtype)
-        made.append(s.made("output", s.linear("o_proj", attention(s), HIDDEN, output="partial")))
-        s = _Segment(scheme, dtype)
-        x = s.add(s.value("x", "f32", HIDDEN), s.value("sum", "f32", HIDDEN), "x_out")
-        made.append(s.made("mlp", x, ffn_part(s, x, output="partial")))
-        s = _Segment(scheme, dtype)
-        x = s.add(s.value("x", "f32", HIDDEN), s.value("sum", "f32", HIDDEN), "x_out")
-        made.append(s.made("next", x, qkv(s, x)))
-    s = _Segment(scheme, dtype, "logits")
-    normed = s.norm("norm", s.value("x", "f32", HIDDEN), "lm_head", static=False)
-    head = "int8_wo" if scheme == "int8_wo" else "none"
-    made.append(s.made("head", s.linear("lm_head", normed, VOCAB, output="logits", scheme=head)))
-    return made
+    Their widths differ from each other, and the vocabulary is odd.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        family = "qwen2" if bias else "llama"
+        checkpoint = write_tiny_checkpoint(Path(folder), family, **SIZES)
+        config = read_config(checkpoint)
+    name = {"bf16": "bfloat16", "f16": "float16"}[dtype]
+    request = BuildRequest(Path(folder), dtype=name, qformat=scheme, tp_size=tp_size, sku="l40s")
+    options = resolve_options(request, config, load_skus("l40s"))
+    network = shard(run_passes(build_decoder(config), options), Mapping(tp_size, 0))
+    return cut(network, options).segments
 
 
 def random_operands(segment: SegmentType, rows: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -214,7 +119,7 @@ def _stored(
 
 
 def reference(
-    segment: SegmentType, operands: Mapping[str, Array], gemm_dtype: str = "f32"
+    segment: SegmentType, operands: Dictionary[str, Array], gemm_dtype: str = "f32"
 ) -> dict[str, Reals]:
     """Outputs in float32: rounded and quantised where the segment says, and nowhere else.
 

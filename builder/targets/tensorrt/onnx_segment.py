@@ -103,9 +103,15 @@ def segment_record(segment: SegmentType) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def layer_name(node: SegmentNode) -> str:
+    """Name of the linear layer that a `linear` node is: its weight's owner, e.g. "o_proj"."""
+    assert node.inputs[1] is not None
+    return node.inputs[1].removesuffix(".weight")
+
+
 def gemm_node_name(node: SegmentNode) -> str:
     """Name of the MatMul that a `linear` node becomes; a plan's text repeats it."""
-    return f"{node.output.name}/gemm"
+    return f"{layer_name(node)}/gemm"
 
 
 def import_onnx() -> ModuleType:

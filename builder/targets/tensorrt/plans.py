@@ -19,7 +19,7 @@ from typing import Any
 
 from enginery.builder.errors import BuildError, Problem
 from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
-from enginery.builder.targets.tensorrt.onnx_segment import gemm_node_name
+from enginery.builder.targets.tensorrt.onnx_segment import gemm_node_name, layer_name
 from enginery.builder.targets.tensorrt.plan_process import PlanProcess
 from enginery.builder.targets.tensorrt.segment import SegmentNode, SegmentType
 
@@ -158,7 +158,7 @@ class Plan:
     Attributes:
         data: what TensorRT loads.
         profiles: in the plan's order.
-        gemm_operands: one entry per linear layer, e.g. "qkv: fp8_e4m3 x fp8_e4m3 -> bf16"; empty
+        gemm_operands: one entry per linear layer, "qkv_proj: fp8_e4m3 x fp8_e4m3 -> bf16"; empty
             for a package whose plans' text is not known.
         seconds: wall time of the build.
     """
@@ -263,7 +263,7 @@ def check_operands(segment: SegmentType, plan: Plan) -> tuple[str, ...]:
             if not found or any(gemm.operands != (wanted, wanted) for gemm in found):
                 problems.append(
                     Problem(
-                        node.output.name,
+                        layer_name(node),
                         f"the GEMM of profile {index} was to be {wanted} x {wanted} for scheme "
                         f"{node.scheme}, but is {text}",
                         "build with `native` segments, or with the TensorRT version pinned by "
@@ -271,7 +271,7 @@ def check_operands(segment: SegmentType, plan: Plan) -> tuple[str, ...]:
                     )
                 )
             elif index == 0:
-                described.append(f"{node.output.name}: {found[0]}")
+                described.append(f"{layer_name(node)}: {found[0]}")
     if problems:
         raise PlanError(f"segment {segment.name!r}", problems)
     return tuple(described)

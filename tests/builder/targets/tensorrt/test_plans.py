@@ -11,7 +11,7 @@ import pytest
 
 from enginery.builder.targets.tensorrt import plan_process
 from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
-from enginery.builder.targets.tensorrt.onnx_segment import emit_segment
+from enginery.builder.targets.tensorrt.onnx_segment import emit_segment, layer_name
 from enginery.builder.targets.tensorrt.plan_process import PlanProcess
 from enginery.builder.targets.tensorrt.plans import (
     Plan,
@@ -66,7 +66,7 @@ def test_gemms_have_the_operands_asked_for(scheme: str, dtype: str, tensorrt: Te
     ]
     output = "half" if dtype == "f16" else "bf16"
     for segment, plan in zip(segments, plans_of(segments, dtype, tensorrt), strict=True):
-        layers = [node.output.name for node in segment.nodes if node.op == "linear"]
+        layers = [layer_name(node) for node in segment.nodes if node.op == "linear"]
         is_plain = segment.name == "head" and scheme != "int8_wo"
         operands = OPERANDS["none" if is_plain else scheme, dtype]
         assert plan.gemm_operands == tuple(f"{name}: {operands} -> {output}" for name in layers)
@@ -78,7 +78,11 @@ def test_sharded_segments_build_for_every_capability(tensorrt: TensorRT) -> None
     segments = tiny_segments("int8_sq", "bf16", bias=True, tp_size=2)
     jobs = [
         PlanJob(segment, emit_segment(segment, "bf16"), capability, 12, 200)
-        for capability, names in ((AMPERE, ("output",)), ((8, 6), ("mlp",)), (BLACKWELL, ("next",)))
+        for capability, names in (
+            (AMPERE, ("output",)),
+            ((8, 6), ("mlp",)),
+            (BLACKWELL, ("input",)),
+        )
         for segment in segments
         if segment.name in names
     ]
@@ -109,7 +113,7 @@ def test_one_wrong_gemm_among_right_ones_fails_the_check(tensorrt: TensorRT) -> 
     nodes = tuple(mixed if node == down else node for node in segment.nodes)
     with pytest.raises(PlanError) as error:
         check_operands(dataclasses.replace(segment, inputs=inputs, nodes=nodes), plan)
-    assert [problem.field for problem in error.value.problems] == ["x_out"] * 2  # both profiles
+    assert [problem.field for problem in error.value.problems] == ["down_proj"] * 2  # both profiles
 
 
 def test_gemm_that_is_not_in_the_plan_fails_the_check() -> None:
@@ -177,7 +181,9 @@ def test_profiles_follow_the_limits() -> None:
 
 
 def test_plan_survives_the_cache() -> None:
-    plan = Plan(b"vtrt\0\xff", (Profile(1, 2, 3), Profile(3, 4, 5)), ("qkv: a x b -> c",), 0.25)
+    plan = Plan(
+        b"vtrt\0\xff", (Profile(1, 2, 3), Profile(3, 4, 5)), ("qkv_proj: a x b -> c",), 0.25
+    )
     assert Plan.from_bytes(plan.to_bytes()) == plan
     record = plan.record("plans/first.plan")
     assert record["file"] == "plans/first.plan" and record["bytes"] == 6
