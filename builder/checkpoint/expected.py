@@ -115,17 +115,18 @@ def _check_scales_are_there(
     elif kv_cache_dtype == "fp8":
         read += [name for name in kv_scales if name in checkpoint.tensors]
     missing = [name for name in read if name not in checkpoint.tensors]
-    for option, value, names in (
-        ("qformat", qformat, [name for name in missing if name in input_scales]),
-        ("kv_cache_dtype", kv_cache_dtype, [name for name in missing if name in kv_scales]),
-    ):
+    kinds = {
+        f"qformat {qformat}": [name for name in missing if name in input_scales],
+        f"kv_cache_dtype {kv_cache_dtype}": [name for name in missing if name in kv_scales],
+    }
+    for option, names in kinds.items():
         if names:
-            instead = f"--qformat {_nearest_without_scales(scheme)}"
-            if option == "kv_cache_dtype":
-                instead = "--kv_cache_dtype auto"
+            instead = "--kv_cache_dtype auto"
+            if option.startswith("qformat"):
+                instead = f"--qformat {_nearest_without_scales(scheme)}"
             problems.add(
                 names[0],
-                f"is missing, with {len(names) - 1} more: {option} {value} takes calibrated scales",
+                f"is missing, with {len(names) - 1} more: {option} takes calibrated scales",
                 f"calibrate the checkpoint, or choose {instead}",
             )
     for name in read:

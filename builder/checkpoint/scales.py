@@ -52,7 +52,7 @@ def check_scales(checkpoint: Checkpoint, names: Iterable[str]) -> None:
         value = checkpoint.read_scalar(name)
         if not np.isfinite(value) or value <= 0:
             problems.add(name, f"is {value}; a finite number above zero is expected")
-        # Both the scale and its reciprocal are stored.
-        elif not np.isfinite(np.float32(1) / value):
-            problems.add(name, f"is {value}, too small: its reciprocal is beyond float32")
+        # Its reciprocal is stored too.
+        elif value < np.finfo(np.float32).tiny:
+            problems.add(name, f"is {value}, too small for its reciprocal to be a float32")
     problems.raise_if_any()

@@ -18,7 +18,7 @@ def resolve(
 ) -> BuildOptions:
     write_tiny_checkpoint(tmp_path, **({"family": "llama"} | (checkpoint or {})))
     request = BuildRequest(tmp_path, **options)
-    return resolve_options(request, read_config(tmp_path), load_skus("cpu"))
+    return resolve_options(request, read_config(tmp_path), load_skus(request.sku))
 
 
 def test_defaults_come_from_sku_and_model(tmp_path: Path) -> None:
@@ -69,9 +69,7 @@ def test_the_longest_sequence_counts_rope_scaling(
         ({"dtype": "float16"}, "dtype: 'float16' is not built for SKU cpu; accepted are float32"),
         (
             {"qformat": "fp8"},
-            "qformat: 'fp8' is not built for SKU cpu: target cpu does not quantise activations by "
-            r"calibrated scales; accepted are none, int8_wo, int8_dynamic \(the nearest that is "
-            r"built is int8_dynamic\)",
+            "qformat: 'fp8' is not built for SKU cpu: .* accepted are none, int8_wo, int8_dynamic",
         ),
         ({"kv_cache_dtype": "int8"}, "kv_cache_dtype: 'int8' is not built for SKU cpu"),
         ({"max_batch_size": 0}, "max_batch_size: 0 is not from 1 to"),
@@ -97,3 +95,51 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert {problem.field for problem in error.value.problems} == {
         "qformat", "max_seq_len", "tokens_per_block", "max_batch_size",
     }  # fmt: skip
+
+
+def test_several_skus_share_what_all_of_them_take(tmp_path: Path) -> None:
+    options = resolve(tmp_path, sku="h200,a100,l40s", qformat="int8_sq", kv_cache_dtype="int8")
+    skus = load_skus("h200,a100,l40s")
+    assert options.sku == "h200,a100,l40s"
+    assert options.max_batch_size == min(sku.max_batch_size for sku in skus)
+    assert options.max_num_tokens == min(sku.max_num_tokens for sku in skus)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"sku": "h200,a100", "qformat": "fp8"},
+            r"SKU a100: FP8 takes .* 8.9 or higher; a100 has 8.0; .* is int8_sq; .*, int8_wo\)",
+        ),
+        (
+            {"sku": "h200", "qformat": "int8_dynamic"},
+            r"does not quantise activations per token at run time; .* is int8_sq; .*, int8_wo\)",
+        ),
+        (
+            {"sku": "cpu", "qformat": "int4_wo"},
+            r"target cpu has no kernels for it; .* \(the nearest that is built is int8_wo\)",
+        ),
+        (
+            {"sku": "a100", "kv_cache_dtype": "fp8"},
+            r"kv_cache_dtype: 'fp8' is not built for SKU a100: FP8 takes .* is built is int8\)",
+        ),
+        (
+            {"sku": "cpu", "kv_cache_dtype": "fp8"},
+            r"target cpu keeps keys and values in 16 or 32 bits; .* is built is auto\)",
+        ),
+        ({"sku": "h200,cpu"}, "cpu has no engine in common with h200"),
+        ({"sku": "h200", "dtype": "float32"}, "dtype: 'float32' is not built for SKU h200"),
+        ({"sku": "h200", "qformat": "awq"}, "qformat: 'awq' is not built for SKU h200; accepted"),
+    ],
+)
+def test_refusals_give_the_reason_and_the_nearest(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        resolve(tmp_path, **options)
+
+
+def test_dtype_auto_keeps_float16_where_it_is_built(tmp_path: Path) -> None:
+    assert resolve(tmp_path, {"dtype": "float16"}, dtype="auto", sku="h100").dtype == "float16"
+    assert resolve(tmp_path, {"dtype": "float32"}, dtype="auto", sku="h100").dtype == "bfloat16"

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibrated scales beside a checkpoint's weights: needed, left unread, or wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from enginery.builder.build import PlannedBuild, build, plan_build
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.errors import CheckpointError
+from enginery.builder.options import BuildRequest
+from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
+from tests.support.scales import add_scales, read_tensors
+
+Q_SCALE = "model.layers.0.self_attn.q_proj.input_scale"
+K_SCALE = "model.layers.1.self_attn.k_proj.k_scale"
+
+
+def plan(model: Path, **options: Any) -> PlannedBuild:
+    return plan_build(BuildRequest(model, sku="h100", **options))
+
+
+def change(model: Path, **changed: tuple[npt.NDArray[Any], str] | None) -> None:
+    """Replaces tensors, or takes out those that are None."""
+    tensors, dtypes = read_tensors(model / "model.safetensors")
+    for name, entry in changed.items():
+        if entry is None:
+            del tensors[name]
+        else:
+            tensors[name], dtypes[name] = entry
+    write_safetensors(model / "model.safetensors", tensors, dtypes)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    write_tiny_checkpoint(tmp_path / "model", "qwen3", tie=True)
+    return add_scales(tmp_path / "model", "fp8", "int8")
+
+
+@pytest.mark.parametrize("qformat", ["fp8", "int8_sq"])
+def test_a_scheme_that_needs_scales_names_them_and_what_does_without(
+    tmp_path: Path, qformat: str
+) -> None:
+    write_tiny_checkpoint(tmp_path, "llama")
+    with pytest.raises(CheckpointError) as error:
+        plan(tmp_path, qformat=qformat)
+    (problem,) = error.value.problems
+    assert problem.field == Q_SCALE
+    assert problem.message == f"is missing, with 13 more: qformat {qformat} takes calibrated scales"
+    assert problem.fix == "calibrate the checkpoint, or choose --qformat int8_wo"
+
+
+def test_an_int8_kv_cache_needs_scales_and_fp8_does_not(model: Path) -> None:
+    change(model, **{K_SCALE: None})
+    with pytest.raises(CheckpointError, match="k_scale: is missing, with 0 more: kv_cache_dtype"):
+        plan(model, kv_cache_dtype="int8")
+    plan(model, kv_cache_dtype="fp8")
+
+
+def test_scales_that_are_not_needed_are_told(model: Path) -> None:
+    assert plan(model, qformat="fp8", kv_cache_dtype="int8").notes == ()
+    activations, kv = plan(model, qformat="int8_wo").notes
+    assert activations == (
+        f"14 activation scales of the checkpoint ({Q_SCALE}, ...) are not read: qformat int8_wo "
+        "does not quantise activations by calibrated scales"
+    )
+    assert kv == "4 KV cache scales of the checkpoint are not read: the KV cache is bfloat16"
+
+
+def test_a_scale_of_the_output_projection_is_told_as_unread(model: Path) -> None:
+    change(model, **{"lm_head.input_scale": (np.array(np.float32(0.1)), "F32")})
+    (note,) = plan(model, qformat="fp8", kv_cache_dtype="int8").notes
+    assert note.startswith("1 activation scales of the checkpoint (lm_head.input_scale, ...)")
+    assert note.endswith("qformat fp8 leaves these layers in the build dtype")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.2.self_attn.k_proj.k_scale", "model.layers.0.mlp.input_scale"]
+)
+def test_a_scale_of_what_the_model_has_not_is_unexpected(model: Path, name: str) -> None:
+    change(model, **{name: (np.array(np.float32(0.1)), "F32")})
+    with pytest.raises(CheckpointError, match=f"{name}: is unexpected"):
+        plan(model)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (np.ones(2, np.float32), "F32", r"has shape \[2\]; one scale per tensor is expected"),
+        (np.array(7, np.int32), "I32", "has dtype I32"),
+    ],
+)
+def test_misshapen_scales(model: Path, value: npt.NDArray[Any], dtype: str, message: str) -> None:
+    change(model, **{Q_SCALE: (value, dtype)})
+    with pytest.raises(CheckpointError, match=f"q_proj.input_scale: {message}"):
+        plan(model, qformat="fp8")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-40])
+def test_scales_that_cannot_be_are_refused_before_anything_is_compiled(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    change(model, **{Q_SCALE: (np.array(np.float32(value)), "F32")})
+    planned = plan(model, output=tmp_path / "engine", qformat="fp8")
+    monkeypatch.setattr(type(planned.target), "artifacts", None)
+    with pytest.raises(CheckpointError, match=f"{Q_SCALE}: is "):
+        build(planned)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_16_bit_scales_are_read_exactly(model: Path) -> None:
+    change(
+        model,
+        **{
+            Q_SCALE: (np.array([0.75], np.float16), "F16"),
+            Q_SCALE.replace("q_proj", "k_proj"): (np.array([0x3F00], np.uint16), "BF16"),
+        },
+    )
+    planned = plan(model, qformat="fp8")
+    index = [t.name for t in planned.payloads[0].program.tensors].index(
+        "model.layers.0.self_attn.qkv_proj.weight.inverse"
+    )
+    with Checkpoint(model) as checkpoint:
+        found = dict(planned.payloads[0].pack(checkpoint))
+    assert np.frombuffer(found[index], np.float32).tolist() == [np.float32(1) / np.float32(0.75)]
