@@ -12,7 +12,7 @@ from enginery.cli.main import main
 from enginery.emulation import EMULATED_EXECUTOR
 
 ENGINE = str(Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine")
-SHORT = "--num_prompts 1 --input_len 4 --output_len 4 --warmup 0".split()
+SHORT = ["--num_prompts", "1", "--input_len", "4", "--output_len", "4", "--warmup", "0"]
 CPU_ENGINE = str(Path(__file__).parents[1] / "golden" / "tiny.engine")
 
 

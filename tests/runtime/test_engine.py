@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import EngineFileError, NotFoundError, ShutDownError
+from tests.support.engine_reader import read_engine
 from tests.support.tokenizer import BOS_TOKEN_ID, EOS_TOKEN_ID
 
 
@@ -100,3 +102,23 @@ def test_closed(engine_path: Path) -> None:
     engine.close()
     with pytest.raises(ShutDownError, match="closed"):
         engine.describe()
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_tensorrt"])
+def test_two_readers_agree_on_the_golden_engines(name: str) -> None:
+    path = Path(__file__).parents[1] / "golden" / f"{name}.engine"
+    second = read_engine(path)
+    description = second.describe()
+    for tensor in description["tensors"]:
+        tensor["section"] = description["sections"][tensor["section"]]["name"]
+    with Engine(path) as engine:
+        assert engine.describe() == json.loads(json.dumps(description))
+
+
+def test_int4_tensors_are_two_in_a_byte() -> None:
+    path = Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine"
+    tensor = read_engine(path).tensor("layers.0.down")
+    with Engine(path) as engine:
+        stored = engine.section("weights")[tensor.offset : tensor.offset + tensor.num_bytes]
+    assert tensor.array.shape == (16, 24)
+    assert ((tensor.array[0, 0] & 15) | (tensor.array[0, 1] & 15) << 4) % 256 == stored[0]

@@ -22,7 +22,10 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f16": np.dtype("<f2"),
     "i8": np.dtype("i1"),
     "i32": np.dtype("<i4"),
+    "f8e4m3": np.dtype("u1"),
+    "i4": np.dtype("i1"),
 }
+VALUE_DTYPES = ("f32", "bf16", "f16", "i8")
 HEADER_FIELDS = (
     "magic", "format_version", "header_bytes", "file_bytes", "num_sections",
     "section_entry_bytes", "section_table_offset", "target", "sku", "variant", "tp_size",
@@ -42,7 +45,7 @@ class SectionEntry:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A constant; `array` is its logical matrix, unpacked (bf16 as uint16)."""
+    """A constant; `array` is its logical array, unpacked (bf16, f8e4m3 as bits; i4 as int8)."""
 
     name: str
     dtype: str
@@ -244,7 +247,7 @@ def _read_program(
         begin = starts[2] + 48 * index
         fields = struct.unpack("<6IQ16s", section[begin : begin + 48])
         name, dtype, rows = (string(*fields[i : i + 2]) for i in (0, 2, 4))
-        assert rows in ("tokens", "logits") and fields[7] == bytes(16)
+        assert rows in ("tokens", "logits") and fields[7] == bytes(16) and dtype in VALUE_DTYPES
         values.append(ValueRecord(name, dtype, rows, fields[6]))
 
     def operand(index: int) -> Reference:
@@ -282,6 +285,10 @@ def _read_program(
 def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     item: np.dtype[Any] = NUMPY_DTYPES[dtype]
     items = np.frombuffer(stored, item)
+    if dtype == "i4":
+        assert layout == "rows" and shape[-1] % 2 == 0
+        pairs = np.stack([np.left_shift(items, 4) >> 4, items >> 4], axis=-1)
+        return pairs.reshape(shape)
     if layout == "rows":
         return items.reshape(shape)
     group = {"n16k1": 1, "n16k2": 2, "n16k4": 4}[layout]
