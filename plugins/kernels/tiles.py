@@ -142,7 +142,7 @@ def chunk_tile(columns: int) -> RowTile:
 def sample_tile(vocab: int) -> RowTile:
     """Returns the block of `sample`, which is also what its scratch memory holds per sample."""
     block = min(_power_of_two(vocab), 4096)
-    return RowTile(block, min(max(block // 128, 1), 32))
+    return RowTile(block, min(max(block // 256, 1), 16))
 
 
 def _variants(capability: tuple[int, int], operands: str, n: int, k: int) -> list[GemmTile]:
