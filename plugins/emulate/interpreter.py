@@ -7,8 +7,9 @@ engine records the hash of the source that was compiled: another source is refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 from enginery.plugins.kernels import spec
 from enginery.runtime.errors import EngineMismatchError
@@ -111,6 +112,35 @@ def _in_place(function: Any) -> Callable[[tuple[int, int, int], Mapping[str, Any
             pass
 
     def run(grid: tuple[int, int, int], arguments: Mapping[str, Any]) -> None:
-        InPlaceExecutor(function.rewrite(), function.arg_names, grid)(**arguments)
+        with _interpreted_language():
+            InPlaceExecutor(function.rewrite(), function.arg_names, grid)(**arguments)
 
     return run
+
+
+@contextlib.contextmanager
+def _interpreted_language() -> Iterator[None]:
+    """Puts the interpreter's operations in place of the language's, once for a whole launch.
+
+    The interpreter does so at every call of a helper function, which costs more than most helpers.
+    """
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    class Everything:
+        """Stands for a function that sees all modules of the language."""
+
+        __globals__: ClassVar = {"tl": tl, "core": tl.core}
+
+    class Nothing:
+        def restore(self) -> None:
+            pass
+
+    patch = interpreter._patch_lang
+    scope = patch(Everything)
+    interpreter._patch_lang = lambda _: Nothing()
+    try:
+        yield
+    finally:
+        interpreter._patch_lang = patch
+        scope.restore()

@@ -75,9 +75,8 @@ class MemoryPlan:
         self.partial_shape = (max(1, sizes.num_partials), image.num_heads, image.head_dim)
         self.stats_shape = (*self.partial_shape[:2], 2)
         self.sampled_shape = (sizes.max_samples,)
-        self.sample_scratch_shape = (
-            (sizes.max_samples, image.vocab_size) if sample_wants_scratch(image) else (1, 1)
-        )
+        # Two rows of the kernel's block for each sample.
+        self.sample_scratch_shape = (sizes.max_samples, max(1, 2 * sample_block(image)))
         section_bytes: dict[str, int] = {}
         for tensor in image.tensors.values():
             end = tensor.offset + tensor.num_bytes
@@ -98,13 +97,16 @@ class MemoryPlan:
         )
 
 
-def sample_wants_scratch(image: RankImage) -> bool:
-    """Whether the kernel that samples needs memory for a row of logits per sample."""
+def sample_block(image: RankImage) -> int:
+    """Floats in a row of what the kernel that samples needs; 0 where it needs nothing."""
     op = image.sku.ops.get("sample")
     name = None if op is None else op.kernels.get("kernel")
     if name is None:
-        return False
-    return any(parameter == "scratch" for parameter, _ in image.sku.kernels[name].parameters)
+        return 0
+    kernel = image.sku.kernels[name]
+    block = kernel.constants.get("BLOCK")
+    wants = any(parameter == "scratch" for parameter, _ in kernel.parameters)
+    return block if wants and isinstance(block, int) else 0
 
 
 def scratch_bytes(entry: ScratchImage, rows: RowLimits) -> int:

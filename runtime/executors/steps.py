@@ -14,7 +14,7 @@ from .attention_work import AttentionCut
 from .device import SegmentRunner, View
 from .image import OpImage, RankImage, StepImage, TensorImage, ValueImage
 from .launches import KernelLibrary, mismatch
-from .memory import RankMemory, sample_wants_scratch
+from .memory import RankMemory, sample_block
 from .staging import StagedArrays, StepShape
 
 Run = Callable[[StepShape], None]
@@ -257,7 +257,7 @@ def prepare_sample(context: StepContext) -> Run:
         "samples": context.arrays.view("samples"),
         "token_ids": memory.sampled,
     }
-    if sample_wants_scratch(context.image):
+    if sample_block(context.image):
         arguments["scratch"] = memory.sample_scratch
     launch = context.library.bind(place, name, arguments, {"VOCAB": context.image.vocab_size})
     return lambda shape: launch(shape.samples) if shape.samples else None
