@@ -51,26 +51,27 @@ def pack_engine(engine: HollowEngine, work: Path, payload: Path) -> None:
     archive(payload / f"engine.{engine.name}.tar.xz", work, [f"engines/{engine.name}"])
 
 
-def pack_demo(work: Path, payload: Path, skus: str) -> None:
-    """Archives the demo's tensorrt engine and what the float32 cpu engine says it should give."""
-    folder = work / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def build_demo(work: Path, skus: str) -> Path:
+    """Builds the demo's tensorrt engines, and notes what the float32 cpu engine says they give.
+
+    Returns:
+        A folder below `work` with the engines `bf16` and `int8_wo`, and `expected.npz`.
+    """
+    folder, reference = work / "demo", work / "demo.f32"
     base = BuildRequest(
         model=DEMO,
         max_batch_size=64,
         max_num_tokens=2048,
         max_seq_len=1024,
         cache_dir=work / "cache",
+        overwrite=True,
     )
     for name, qformat in (("bf16", "none"), ("int8_wo", "int8_wo")):
         request = dataclasses.replace(base, output=folder / name, sku=skus, qformat=qformat)
         build(plan_build(request))
-    reference = work / "demo.f32"
-    shutil.rmtree(reference, ignore_errors=True)
     build(plan_build(dataclasses.replace(base, output=reference, dtype="float32")))
     np.savez_compressed(folder / "expected.npz", **expected_results(reference))
-    archive(payload / "demo.tar.xz", work, ["demo"])
+    return folder
 
 
 def expected_results(engine: Path) -> dict[str, NDArray[Any]]:
@@ -142,7 +143,8 @@ def main() -> None:
         begin = time.monotonic()
         try:
             if engine is None:
-                pack_demo(args.out, payload, args.skus)
+                build_demo(args.out, args.skus)
+                archive(payload / "demo.tar.xz", args.out, ["demo"])
             else:
                 pack_engine(dataclasses.replace(engine, skus=args.skus), args.out, payload)
         except Exception as error:  # what can be packed is worth having

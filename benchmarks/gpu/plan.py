@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -99,24 +98,8 @@ def build_plan(model: bytes, hidden: int, options: BuildOptions = BuildOptions()
 
 
 def gemm_operands(plan: bytes) -> list[str]:
-    """Operand types of every GEMM named in the plan, such as "fp8_e4m3 x fp8_e4m3 -> half".
+    """Operand types of every GEMM named in the plan, such as "fp8_e4m3 x fp8_e4m3 -> half"."""
+    # Not with the module: what only loads plans runs without the builder.
+    from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
 
-    The text inside a plan is undocumented; this reads that of TensorRT-RTX 1.7.
-    """
-    text = plan.decode("latin1")
-    types: dict[str, str] = {}
-    for match in re.finditer(r"tensor=\{[^}]*?\}[^\n]*", text):
-        name = re.search(r'name="([^"]+)"', match.group(0))
-        kind = re.search(r"type=(\w+)", match.group(0))
-        if name and kind:
-            types[name.group(1)] = kind.group(1)
-    pattern = (
-        r"(?:fully_connected|gemm|bmm|matmul)="
-        r'\{ name="[^"]+" output=\{([^}]*)\} input=\{([^}]*)\}'
-    )
-    found: set[str] = set()
-    for outputs, inputs in re.findall(pattern, text):
-        left = " x ".join(types.get(n, "?") for n in re.findall(r'"([^"]+)"', inputs))
-        right = ", ".join(types.get(n, "?") for n in re.findall(r'"([^"]+)"', outputs))
-        found.add(f"{left} -> {right}")
-    return sorted(found)
+    return sorted({str(gemm) for gemms in read_gemms(plan).values() for gemm in gemms})
