@@ -119,6 +119,6 @@ def test_int4_tensors_are_two_in_a_byte() -> None:
     path = Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine"
     tensor = read_engine(path).tensor("layers.0.down")
     with Engine(path) as engine:
-        stored = engine.section("weights")[tensor.offset : tensor.offset + tensor.num_bytes]
+        first = int(engine.section("weights")[tensor.offset])
     assert tensor.array.shape == (16, 24)
-    assert ((tensor.array[0, 0] & 15) | (tensor.array[0, 1] & 15) << 4) % 256 == stored[0]
+    assert ((tensor.array[0, 0] & 15) | (tensor.array[0, 1] & 15) << 4) % 256 == first

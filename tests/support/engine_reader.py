@@ -287,7 +287,7 @@ def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> n
     items = np.frombuffer(stored, item)
     if dtype == "i4":
         assert layout == "rows" and shape[-1] % 2 == 0
-        pairs = np.stack([np.left_shift(items, 4) >> 4, items >> 4], axis=-1)
+        pairs: npt.NDArray[Any] = np.stack([np.left_shift(items, 4) >> 4, items >> 4], axis=-1)
         return pairs.reshape(shape)
     if layout == "rows":
         return items.reshape(shape)
