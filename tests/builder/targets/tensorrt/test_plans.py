@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from enginery.builder.targets.tensorrt import plan_process
+from enginery.builder.targets.tensorrt import plan_process, plans
 from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
 from enginery.builder.targets.tensorrt.onnx_segment import emit_segment, layer_name
 from enginery.builder.targets.tensorrt.plan_process import PlanProcess
 from enginery.builder.targets.tensorrt.plans import (
+    RTX_CAPABILITIES,
     Plan,
     PlanError,
     PlanJob,
@@ -204,3 +205,41 @@ def test_key_tells_jobs_apart(tensorrt: TensorRT) -> None:
     # The same structure under another name is the same plan.
     renamed = dataclasses.replace(job, segment=dataclasses.replace(segment, name="again"))
     assert renamed.key_parts(tensorrt) == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "expected"),
+    [
+        ({"tensorrt": "10.13", "tensorrt_rtx": "1.7"}, (9, 0), ("tensorrt", "10.13", ((9, 0),))),
+        ({"tensorrt": "10.13", "tensorrt_rtx": "1.7"}, None, ("tensorrt_rtx", "1.7", None)),
+        ({"tensorrt": "10.13"}, None, None),
+        ({"tensorrt_rtx": "1.7"}, (8, 9), ("tensorrt_rtx", "1.7", None)),
+        ({}, (8, 9), None),
+    ],
+)
+def test_tensorrt_wins_where_it_works(
+    installed: dict[str, str],
+    gpu: tuple[int, int] | None,
+    expected: tuple[str, str, tuple[tuple[int, int], ...] | None] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed: list[str] = []
+
+    def probe(package: str) -> tuple[int, int] | None:
+        probed.append(package)
+        return gpu
+
+    monkeypatch.setattr(plans, "_installed_version", installed.get)
+    monkeypatch.setattr(PlanProcess, "probe", probe)
+    found = find_tensorrt.__wrapped__()
+    if expected is None:
+        assert found is None
+    else:
+        package, version, capabilities = expected
+        assert found == TensorRT(package, version, capabilities or RTX_CAPABILITIES)
+    # What is not installed is not tried.
+    assert probed == (["tensorrt"] if "tensorrt" in installed else [])
+
+
+def test_package_that_does_not_import_does_not_work() -> None:
+    assert PlanProcess.probe("no_tensorrt_of_this_name") is None
