@@ -117,6 +117,13 @@ def paged_attention(
     tile_mask = row_mask[:, None] & (dim < HEAD_DIM)[None, :]
     q_row = token * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM) + head * HEAD_DIM
     q = tl.load(qkv + q_row[:, None] + dim[None, :], mask=tile_mask, other=0.0)
+    scale = SCALE * LOG2_E
+    if k_cache.dtype.element_ty == tl.float8e4nv:
+        # Products in float16, to which fp8 converts exactly in one instruction; to bfloat16 it
+        # takes four, and reading the cache is then bound by them (H100, 64 x 4096 tokens: 194
+        # against 210 us). The scale goes first, to keep q well inside float16.
+        q = (q.to(tl.float32) * scale).to(tl.float16)
+        scale = 1.0
     if INTERPRET:
         q = q.to(tl.float32)  # the interpreter's product of bfloat16 is not one
 
@@ -134,7 +141,6 @@ def paged_attention(
         visible = tl.maximum(tl.minimum(first_position + 1, end) - begin, 0)
         seen_by_all = begin + visible // BLOCK_N * BLOCK_N
 
-    scale = SCALE * LOG2_E
     if k_scale is not None:
         scale = tl.load(k_scale) * scale
     k_head = k_cache + kv_head * (TOKENS_PER_BLOCK * HEAD_DIM)
