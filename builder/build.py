@@ -175,12 +175,15 @@ def run_passes(network: Network, options: BuildOptions) -> Network:
     return verify(quantize(network, dtype, scheme), after="quantize")
 
 
-def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSummary:
+def build(
+    planned: PlannedBuild, progress: Progress = no_progress, artifacts: Artifacts | None = None
+) -> BuildSummary:
     """Reads, quantises and packs the weights and writes the engine directory.
 
     Args:
         planned: from `plan_build`, of a request with an output.
         progress: called as the stages of the build go on.
+        artifacts: compiled parts of an engine with the same programs; None: they are made.
 
     Raises:
         CheckpointError: a weight cannot be quantised or stored.
@@ -198,7 +201,7 @@ def build(planned: PlannedBuild, progress: Progress = no_progress) -> BuildSumma
         identity = background.submit(checkpoint_identity, request.model, checkpoint.files)
         check_scales(checkpoint, planned.checked.scales)
         # Compilation first: what it refuses is told before gigabytes are written.
-        artifacts = artifacts_of(planned)
+        artifacts = artifacts_of(planned) if artifacts is None else artifacts
         artifacts.make(progress)
         file_bytes = _write_ranks(planned, artifacts, checkpoint, directory.path, version, progress)
         directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))

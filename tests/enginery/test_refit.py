@@ -42,11 +42,11 @@ def test_equals_a_build(target: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_refuses_another_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = build_engine(write_tiny_checkpoint(tmp_path / "llama", "llama"), tmp_path / "engine")
-    other = write_tiny_checkpoint(tmp_path / "other", "llama", hidden_size=128)
+    other = write_tiny_checkpoint(tmp_path / "other", "llama", num_layers=3)
     arguments = ["--model", str(other), "--output", str(tmp_path / "refitted")]
     assert main(["refit", str(engine), *arguments]) == 2
     message = capsys.readouterr().err
-    assert "hidden_size is 128" in message and "same shape" in message
+    assert "num_layers is 3" in message and "same shape" in message
     assert not (tmp_path / "refitted").exists()
 
 
