@@ -25,6 +25,7 @@ from enginery.plugins.kernels import tiles
 ROWS = "#rows"  # the operand that stands for the number of rows
 # scheme -> kind of operands by which tiles are chosen, and the kernel's WEIGHT
 OPERANDS = {"none": "act", "fp8": "fp8", "int8_sq": "int8"}
+Constants = Mapping[str, int | str]
 WEIGHTS = {"int8_wo": "int8_wo", "int4_wo": "int4_wo"}
 
 
@@ -167,7 +168,11 @@ class _Lowering:
         types |= {"y": POINTERS[node.output.dtype], "rows": "i32"}
         operand = OPERANDS.get(node.scheme, node.scheme)
         variants = tiles.gemm_variants(self.capability, operand, num_outputs, depth)
-        constants = {"N": num_outputs, "K": depth, "WEIGHT": WEIGHTS.get(node.scheme, "same")}
+        constants: Constants = {
+            "N": num_outputs,
+            "K": depth,
+            "WEIGHT": WEIGHTS.get(node.scheme, "same"),
+        }
         return Launch(
             args | {"y": node.output.name, "rows": ROWS},
             self._variants("gemm", types, constants, variants, num_outputs),
@@ -184,7 +189,7 @@ class _Lowering:
         types |= {"y": POINTERS[product.output.dtype], "rows": "i32"}
         operand = OPERANDS.get(node.scheme, node.scheme)
         variants = tiles.swiglu_variants(self.capability, operand, width, depth)
-        constants = {"F": width, "K": depth, "WEIGHT": WEIGHTS.get(node.scheme, "same")}
+        constants: Constants = {"F": width, "K": depth, "WEIGHT": WEIGHTS.get(node.scheme, "same")}
         return Launch(
             args | {"y": product.output.name, "rows": ROWS},
             self._variants("gemm_swiglu", types, constants, variants, width),
@@ -194,7 +199,7 @@ class _Lowering:
         self,
         spec: str,
         types: Mapping[str, str | None],
-        constants: Mapping[str, int | str],
+        constants: Constants,
         variants: Sequence[tiles.GemmTile],
         columns: int,
     ) -> tuple[Variant, ...]:

@@ -11,12 +11,14 @@ from enginery.builder.options import BuildOptions
 from enginery.builder.targets.tensorrt.native import fuse_products, plan_scratch
 from enginery.builder.targets.tensorrt.ops import SPLIT_TOKENS
 from enginery.builder.targets.tensorrt.segment import SegmentType, SegmentValue
+from enginery.plugins.kernels import tiles
 
 SCRATCH_ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8e4m3": 1}
 # Per packed token: id, position, slot, row of logits and a work item of attention.
 TOKEN_STAGING_BYTES = 4 + 4 + 8 + 4 + 32
 # Per sequence beside its block table: context, sampling record, merge of partial results, token.
 SEQUENCE_STAGING_BYTES = 256
+STAGING_LAYOUTS = 2  # one for steps that only decode, one for all others
 F32_BYTES = 4
 
 
@@ -33,15 +35,27 @@ def workspace(
         row_bytes = sum(map(_row_bytes, plan_scratch(segment, fuse_products(segment))[1]))
         scratch[segment.rows] = max(scratch[segment.rows], row_bytes)
     table_bytes = -(-options.max_seq_len // options.tokens_per_block) * 4
-    heads = program.attributes["num_heads"], program.attributes["head_dim"]
-    num_heads, head_dim = (int(number) for number in heads)  # type: ignore[arg-type]
+    vocab_size = _attribute(program, "vocab_size")
+    sampling_bytes = 2 * tiles.sample_tile(vocab_size).block * F32_BYTES
+    num_heads = _attribute(program, "num_heads")
+    head_dim = _attribute(program, "head_dim")
     return Workspace(
         token_row_bytes=scratch["tokens"] + TOKEN_STAGING_BYTES,
-        logit_row_bytes=scratch["logits"] + SEQUENCE_STAGING_BYTES + table_bytes,
+        logit_row_bytes=(
+            scratch["logits"]
+            + STAGING_LAYOUTS * (SEQUENCE_STAGING_BYTES + table_bytes)
+            + sampling_bytes
+        ),
         # The sum over a part of the keys, its largest score and the sum of its weights.
         partial_bytes=num_heads * (head_dim + 2) * F32_BYTES,
         split_tokens=SPLIT_TOKENS,
     )
+
+
+def _attribute(program: Program, name: str) -> int:
+    value = program.attributes[name]
+    assert isinstance(value, int)
+    return value
 
 
 def _row_bytes(value: SegmentValue) -> int:
