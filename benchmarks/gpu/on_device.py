@@ -68,6 +68,7 @@ def environment(root: Path) -> dict[str, str]:
         path += ":" + os.environ["PYTHONPATH"]
     return os.environ | {
         "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",  # the current folder has an `enginery` without its sub-packages
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "ENGINERY_LIBRARY": str(root / "libenginery.so"),
@@ -92,6 +93,7 @@ def commands(stage: str, root: Path) -> Iterator[tuple[str, list[str]]]:
         yield stage, ["-m", "benchmarks.gpu.limits"]
     elif kind == "gpu_tests":
         options = ["-m", "gpu", "-p", "no:cacheprovider", "-q", "--tb=short", "-rA"]
+        options += ["-o", f"pythonpath={REPOSITORY / 'typings'} {REPOSITORY}"]
         yield stage, ["-m", "pytest", *options, "tests/runtime/executors", "tests/plugins"]
     elif kind in ("throughput", "profile"):
         for engine in engines(root, name):
