@@ -8,11 +8,11 @@ takes neither packed INT4 nor bfloat16.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from enginery.plugins.emulate.onnx_rewrite import with_explicit_rounding
@@ -44,7 +44,7 @@ class OnnxOperand:
 
     def num_bytes(self, rows: int) -> int:
         """Bytes for a number of rows, packed."""
-        return -(-int(np.prod(self.dimensions(rows), dtype=np.int64)) * self.bits // 8)
+        return -(-math.prod(self.dimensions(rows)) * self.bits // 8)
 
 
 class OnnxSegment:
@@ -80,6 +80,9 @@ class OnnxSegment:
         options.log_severity_level = ERRORS_ONLY
         try:
             graph = onnx.load_from_string(content).graph
+            for item in graph.initializer:
+                if item.data_location == onnx.TensorProto.EXTERNAL:
+                    raise ValueError(f"{item.name}: a constant lies in another file")
             self.inputs = tuple(_operand(onnx, item) for item in graph.input)
             self.outputs = tuple(_operand(onnx, item) for item in graph.output)
             self._session = onnxruntime.InferenceSession(
@@ -136,4 +139,6 @@ def _operand(onnx: Any, item: Any) -> OnnxOperand:
         raise ValueError(f"{item.name}: dtype {name} is not one of {', '.join(BITS)}")
     sizes: Sequence[Any] = kind.shape.dim
     shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in sizes)
+    if any(size is not None and size < 1 for size in shape):
+        raise ValueError(f"{item.name}: shape {shape} has a dimension below 1")
     return OnnxOperand(item.name, kind.elem_type, BITS[name], shape)

@@ -116,7 +116,8 @@ class PlanProcess:
     def _start(self) -> subprocess.Popen[str]:
         with self._stderr.open("w") as stderr:
             return subprocess.Popen(
-                [sys.executable, "-m", WORKER, self.package],
+                # -P: what lies in the working directory is not to be imported.
+                [sys.executable, "-P", "-m", WORKER, self.package],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -205,6 +205,24 @@ def test_what_is_no_segment_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="x: dtype DOUBLE is not one of"):
         OnnxSegment(wide)
+    identity = [helper.make_node("Identity", ["x"], ["y"])]
+    negative = model(identity, {"x": (FLOAT, [-2, -4])}, {"y": (FLOAT, [-2, -4])})
+    with pytest.raises(ValueError, match=r"x: shape .* below 1"):
+        OnnxSegment(negative)
+    elsewhere = onnx.load_from_string(gemm(F16))
+    constant = elsewhere.graph.initializer[0]
+    constant.data_location = TensorProto.EXTERNAL
+    constant.external_data.add(key="location", value="/etc/hostname")
+    with pytest.raises(ValueError, match="c: a constant lies in another file"):
+        OnnxSegment(elsewhere.SerializeToString())
+
+
+def test_size_that_overflows_64_bits_is_not_taken_for_a_small_one() -> None:
+    side = 1 << 32
+    kind = (FLOAT, [side, side])
+    content = model([helper.make_node("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})
+    with pytest.raises(ValueError, match="x: 0 bytes do not hold"):
+        OnnxSegment(content).run(1, {"x": np.zeros(0, np.float32), "y": np.zeros(0, np.float32)})
 
 
 def test_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
