@@ -89,6 +89,10 @@ class LLM(EngineLLM):
             }
         else:
             check_checkpoint(path)
+            if emulate and (sku is None or sku == "cpu" or "," in sku):
+                raise InvalidArgumentError(
+                    f"LLM: emulate, sku = {sku!r}: must be one GPU's to build for, e.g. 'h100'"
+                )
             if engine_dir is None:
                 temporary = tempfile.mkdtemp(prefix="enginery-")
                 # Made before the engine is opened, hence run after it is closed.

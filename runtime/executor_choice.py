@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .engine import Engine
-from .errors import EngineMismatchError, InvalidArgumentError
+from .errors import EngineMismatchError, InvalidArgumentError, NotFoundError
 from .executor import Executor
 
 BUILT_IN_TARGET = "cpu"
@@ -26,6 +26,7 @@ _EXTRAS = {
     "torch": ("emulate",),
     "triton": ("emulate",),
 }
+_EMULATE = "to try the engine without a GPU, emulate it: --emulate, or emulate=True of LLM"
 _IMPORT_STRING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -52,6 +53,7 @@ def make_executor(
         InvalidArgumentError: not an import string, nothing of that name, a package that is not
             installed, or options that there is no factory to give to.
         EngineMismatchError: the engine has no such SKU, or a target that nothing here runs.
+        NotFoundError: there is no device for it, or no driver.
     """
     options = dict(options or {})
     if sku is not None:
@@ -77,6 +79,10 @@ def make_executor(
         made: Executor = factory(engine, **options)
     except ImportError as error:
         raise _not_installed(executor, error) from error
+    except NotFoundError as error:  # no driver, no device
+        if executor not in TARGET_EXECUTORS.values():
+            raise
+        raise NotFoundError(f"{error}; {_EMULATE}") from error
     return made
 
 
@@ -120,5 +126,5 @@ def _not_installed(text: str, error: ImportError) -> InvalidArgumentError:
         extras = " or ".join(f"enginery[{extra}]" for extra in _EXTRAS[package])
         fix = f"install {extras}"
     if text in TARGET_EXECUTORS.values():
-        fix += "; to try the engine without a GPU, emulate it: --emulate, or emulate=True of LLM"
+        fix += f"; {_EMULATE}"
     return InvalidArgumentError(f"executor = {text!r}: {error}; {fix}")

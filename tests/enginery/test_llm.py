@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import enginery
 from enginery import LLM, KvCacheConfig, SamplingParams
 from enginery.builder.errors import BuildError
-from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.errors import EngineryError, InvalidArgumentError
 from tests.support.checkpoints import write_tiny_checkpoint
 
+GPU_ENGINE = Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine"
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 
 
@@ -94,3 +96,25 @@ def test_no_model_there(model: str, message: str, tmp_path: Path) -> None:
 def test_build_errors_come_through(checkpoint: Path) -> None:
     with pytest.raises(BuildError, match="max_seq_len"):
         LLM(checkpoint, max_seq_len=10**6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"emulate": True, "executor": "a:b"}, "emulate, executor: give one of them"),
+        ({"emulate": True}, "built for a100, h200; choose one"),
+        ({"sku": "l40s"}, "was built for a100, h200"),
+    ],
+)
+def test_how_an_engine_for_a_gpu_is_run(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineryError, match=message):
+        LLM(GPU_ENGINE, **options)
+
+
+@pytest.mark.parametrize("sku", [None, "cpu", "h200,l40s"])
+def test_nothing_is_built_that_could_not_be_emulated(
+    checkpoint: Path, tmp_path: Path, sku: str | None
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="must be one GPU's"):
+        LLM(checkpoint, engine_dir=tmp_path / "engine", sku=sku, emulate=True)
+    assert not (tmp_path / "engine").exists()

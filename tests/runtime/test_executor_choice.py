@@ -8,19 +8,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from enginery.runtime import executor_choice
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import (
     EngineMismatchError,
     EngineryError,
     InvalidArgumentError,
+    NotFoundError,
     OutOfMemoryError,
 )
 from enginery.runtime.executor import ExecutorInfo, Limits
 from enginery.runtime.executor_choice import make_executor
+from enginery.runtime.llm import LLM
+from enginery.runtime.llm_config import KvCacheConfig
 from enginery.runtime.runtime import Runtime, RuntimeOptions
-from tests.support.executors import FormulaExecutor
+from enginery.runtime.sampling_params import SamplingParams
+from tests.support.executors import FormulaExecutor, next_token
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_tensorrt.engine"
 """An engine for tensorrt, SKUs a100 and h200, 11 tokens, 4 tokens per block."""
@@ -186,3 +192,31 @@ def test_what_init_raises_keeps_its_kind(
 
     with pytest.raises(expected, match=str(raised.args[0])):
         Runtime(tensorrt, executor=Broken())
+
+
+def test_llm_passes_the_choice_on() -> None:
+    config = KvCacheConfig(free_gpu_memory_fraction=0.25)
+    with LLM(GOLDEN, executor=FACTORY, sku="a100", kv_cache_config=config) as llm:
+        assert llm.executor_name == "formula"
+        assert made[-1].options == {"sku": "a100"}
+        assert [fraction for fraction, _ in made[-1].asked] == [0.25]
+        params = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True)
+        output = llm.generate([3, 4], params)
+    first = next_token(np.array([3, 4]), VOCAB_SIZE)
+    assert output.outputs[0].token_ids == [
+        first,
+        next_token(np.array([3, 4, first]), VOCAB_SIZE),
+    ]
+
+
+def test_where_there_is_no_device_emulation_is_offered(
+    tensorrt: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(engine: Engine, **options: Any) -> Any:
+        raise NotFoundError("no driver")
+
+    monkeypatch.setattr(executor_choice, "import_factory", lambda text: refuse)
+    with pytest.raises(NotFoundError, match="no driver; to try the engine without a GPU"):
+        make_executor(tensorrt)
+    with pytest.raises(NotFoundError, match=r"no driver$"):
+        make_executor(tensorrt, FACTORY)
