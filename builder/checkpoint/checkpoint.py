@@ -15,7 +15,6 @@ import numpy.typing as npt
 from enginery.builder.checkpoint.fields import read_json_object
 from enginery.builder.checkpoint.safetensors import (
     MAX_HEADER_BYTES,
-    STORAGE_DTYPES,
     SafetensorsFile,
 )
 from enginery.builder.errors import CheckpointError, Problem, Problems
@@ -23,12 +22,14 @@ from enginery.quantization import bfloat16_to_float32
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# dtypes of tensors that are values by themselves; FP8 codes mean something with a scale alone.
+VALUE_DTYPES = ("F32", "F16", "BF16")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """dtype ("F32", "F16" or "BF16" where it can be imported) and shape of a tensor."""
+    """dtype ("F32", "F16", "BF16" or "F8_E4M3" where it can be imported) and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -81,7 +82,9 @@ class Checkpoint:
     def read(
         self, name: str, rows: slice = slice(None), columns: slice = slice(None)
     ) -> npt.NDArray[Any]:
-        """Returns a read-only view of part of a tensor as it is stored (bfloat16 as uint16).
+        """Returns a read-only view of part of a tensor as it is stored.
+
+        bfloat16 is uint16, FP8 uint8.
 
         Args:
             name: a name in `tensors`.
@@ -94,7 +97,11 @@ class Checkpoint:
     def read_float32(
         self, name: str, rows: slice = slice(None), columns: slice = slice(None)
     ) -> npt.NDArray[np.float32]:
-        """As `read`, converted exactly to float32 where it is stored in another dtype."""
+        """As `read`, converted exactly to float32 where it is stored in another dtype.
+
+        Not for FP8, whose codes mean something with their scale alone.
+        """
+        assert self.tensors[name].dtype in VALUE_DTYPES
         stored = self.read(name, rows, columns)
         if self.tensors[name].dtype == "BF16":
             return bfloat16_to_float32(stored)
@@ -147,11 +154,11 @@ def has_weights(directory: Path) -> bool:
 
 def unsupported_dtypes(tensors: Mapping[str, TensorInfo]) -> list[Problem]:
     """Names the tensors whose dtype cannot be imported."""
-    accepted = ", ".join(STORAGE_DTYPES)
+    accepted = ", ".join(VALUE_DTYPES)
     return [
         Problem(name, f"has dtype {info.dtype}; {accepted} can be imported")
         for name, info in tensors.items()
-        if info.dtype not in STORAGE_DTYPES
+        if info.dtype not in VALUE_DTYPES
     ]
 
 

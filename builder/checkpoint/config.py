@@ -94,13 +94,7 @@ def read_config(directory: Path) -> ModelConfig:
         problems.add("head_dim", f"{head_dim} makes query, key and value {width} wide in all")
     if fields.string("hidden_act", default="silu") != "silu":
         problems.add("hidden_act", f"{raw['hidden_act']!r} is not supported; 'silu' is")
-    if fields.given("quantization_config"):
-        method = fields.object("quantization_config").get("quant_method", "unnamed")
-        problems.add(
-            "quantization_config",
-            f"already quantised checkpoints ({method}) are not supported yet",
-            "give the original checkpoint and choose --qformat",
-        )
+    _check_stored_quantization(fields)
     config = ModelConfig(
         family=family,
         dtype=_dtype(fields),
@@ -174,6 +168,23 @@ def _has_bias(fields: Fields, bias: Bias, name: str) -> bool:
     if bias is Bias.BY_CONFIG:
         return fields.boolean(name, default=False)
     return bias is Bias.ALWAYS
+
+
+def _check_stored_quantization(fields: Fields) -> None:
+    """Accepts weights that ModelOpt stored in FP8; which they are, their dtypes say."""
+    if not fields.given("quantization_config"):
+        return
+    stored = fields.object("quantization_config")
+    method, algorithm = stored.get("quant_method", "unnamed"), stored.get("quant_algo")
+    if (method, algorithm) == ("modelopt", "FP8"):
+        return
+    fields.problems.add(
+        "quantization_config",
+        f"checkpoints already quantised by {method}"
+        + (f" ({algorithm})" if algorithm else "")
+        + " are not supported; those of modelopt in FP8 are",
+        "give the original checkpoint and choose --qformat",
+    )
 
 
 def _check_bias_entries(fields: Fields, family: Family) -> None:

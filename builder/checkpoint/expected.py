@@ -14,6 +14,7 @@ from enginery.builder.checkpoint.scales import (
     input_scale_name,
     kv_scale_name,
     scale_problem,
+    weight_scale_name,
 )
 from enginery.builder.errors import CheckpointError, Problems
 from enginery.builder.models.decoder import EMBEDDING, LM_HEAD
@@ -71,12 +72,15 @@ def check_tensors(
     read = _check_scales_are_there(
         checkpoint, problems, input_scales, kv_scales, qformat, kv_cache_dtype
     )
-    known = {*expected, *input_scales, *kv_scales}
+    stored_codes = [n for n in expected if _is_fp8(checkpoint, n)]
+    read += _check_stored_codes(checkpoint, problems, stored_codes, input_scales, qformat)
+    known = {*expected, *input_scales, *kv_scales, *map(weight_scale_name, stored_codes)}
     for name in checkpoint.tensors:
         is_tied_copy = network.config.tie_word_embeddings and name == LM_HEAD
         if name not in known and not is_tied_copy and not IGNORED.match(name):
             problems.add(name, f"is unexpected in a {network.config.family.architecture}")
-    needed = {n: info for n, info in checkpoint.tensors.items() if n in expected or n in read}
+    values = {*expected, *read}.difference(stored_codes)
+    needed = {name: info for name, info in checkpoint.tensors.items() if name in values}
     problems.found += unsupported_dtypes(needed)
     problems.raise_if_any()
     if network.config.tie_word_embeddings and LM_HEAD in checkpoint.tensors:
@@ -134,6 +138,40 @@ def _check_scales_are_there(
             problem = scale_problem(name, checkpoint.tensors[name])
             problems.found += [] if problem is None else [problem]
     return [name for name in read if name in checkpoint.tensors]
+
+
+def _is_fp8(checkpoint: Checkpoint, name: str) -> bool:
+    return name in checkpoint.tensors and checkpoint.tensors[name].dtype == "F8_E4M3"
+
+
+def _check_stored_codes(
+    checkpoint: Checkpoint,
+    problems: Problems,
+    names: list[str],
+    input_scales: list[str],
+    qformat: str,
+) -> list[str]:
+    """Checks weights that are stored in FP8; returns the scales that belong to them."""
+    read = []
+    for name in names:
+        scale = weight_scale_name(name)
+        if input_scale_name(name) not in input_scales or name == LM_HEAD:
+            problems.add(
+                name, "is stored in FP8; only weights of the layers' linear modules may be"
+            )
+        elif qformat != "fp8":
+            problems.add(
+                name,
+                f"is stored in FP8, which qformat {qformat} does not keep",
+                "choose --qformat fp8, or give the original checkpoint",
+            )
+        elif scale not in checkpoint.tensors:
+            problems.add(scale, f"is missing; {name} is stored in FP8")
+        elif problem := scale_problem(scale, checkpoint.tensors[scale]):
+            problems.found.append(problem)
+        else:
+            read.append(scale)
+    return read
 
 
 def _nearest_without_scales(scheme: Scheme) -> str:

@@ -23,16 +23,17 @@ from enginery.builder.errors import CheckpointError, Problem, Problems
 MAX_HEADER_BYTES = 100 << 20
 MAX_RANK = 8
 
-# dtype name -> how numpy holds its elements. bfloat16 is held as bit patterns.
+# dtype name -> how numpy holds its elements. bfloat16 and FP8 are held as bit patterns.
 STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
+    "F8_E4M3": np.dtype("u1"),
 }
 # Sizes of the other dtypes, so that a file that also holds them can still be checked.
 OTHER_ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1,
-    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "BOOL": 1, "F8_E5M2": 1,
 }  # fmt: skip
 
 
@@ -91,7 +92,8 @@ class SafetensorsFile:
             name: must be in `tensors`, with a dtype in `STORAGE_DTYPES`.
 
         Returns:
-            The elements in their storage dtype (bfloat16 as uint16), in the tensor's shape.
+            The elements in their storage dtype (bfloat16 as uint16, FP8 as uint8), in the tensor's
+            shape.
         """
         entry = self.tensors[name]
         array = np.frombuffer(

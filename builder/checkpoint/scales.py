@@ -2,6 +2,7 @@
 """Scales that calibration leaves beside a checkpoint's weights, under ModelOpt's names.
 
     model.layers.N.<module>.input_scale          activations of a linear layer: real = code * scale
+    model.layers.N.<module>.weight_scale         weights that are stored in FP8: real = code * scale
     model.layers.N.self_attn.k_proj.k_scale      keys in the cache
     model.layers.N.self_attn.v_proj.v_scale      values in the cache
 
@@ -25,6 +26,11 @@ SCALE_SHAPES = ((), (1,))
 def input_scale_name(weight: str) -> str:
     """The activation scale of the linear layer whose weight is named `weight`."""
     return f"{weight.removesuffix('.weight')}.input_scale"
+
+
+def weight_scale_name(weight: str) -> str:
+    """The scale of a weight that is stored in FP8."""
+    return f"{weight}_scale"
 
 
 def kv_scale_name(layer: int, which: str) -> str:

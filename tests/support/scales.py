@@ -20,7 +20,7 @@ INPUT_AMAX = {
     "gate_proj": 5.5, "up_proj": 6.0, "down_proj": 10.0,
 }  # fmt: skip
 KV_AMAX = {"k": 8.0, "v": 5.0}
-CODES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+CODES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8}
 
 
 def add_scales(directory: Path, qformat: str = "none", kv_cache_dtype: str = "auto") -> Path:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
-from enginery.builder.network.weight import Weight
+from enginery.builder.checkpoint.scales import weight_scale_name
+from enginery.builder.network.weight import Weight, WeightPart
 from enginery.builder.targets.weight_rows import (
+    not_a_number,
     not_finite,
     read_float32,
     read_rounded,
@@ -18,6 +21,7 @@ from enginery.builder.targets.weight_rows import (
     round_scale,
 )
 from enginery.quantization import (
+    Fp8Weight,
     QuantizationError,
     int4_codes,
     int4_scale,
@@ -61,8 +65,9 @@ def stored_rows(
     """
     rows = weight.rows(begin, end)
     if weight.dtype == "f8e4m3":
-        values, amax = read_with_amax(checkpoint, rows)
-        return StoredRows(*quantize_fp8(values, weight.name, amax))
+        parts = [_fp8_rows(checkpoint, rows, part) for part in rows.parts]
+        codes, scales = zip(*parts, strict=True)
+        return StoredRows(np.concatenate(codes), np.concatenate(scales))
     if weight.dtype == "i8" and qformat == "int8_sq":
         values, amax = read_with_amax(checkpoint, rows)
         return StoredRows(*quantize_int8(values, weight.name, amax))
@@ -75,6 +80,19 @@ def stored_rows(
         scale = round_scale(checkpoint, rows, _int4_scale(checkpoint, rows, values), act)
         return StoredRows(pack_int4(int4_codes(values, widen(scale))), scale)
     return StoredRows(np.ascontiguousarray(read_rounded(checkpoint, rows, weight.dtype)), None)
+
+
+def _fp8_rows(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> Fp8Weight:
+    """Quantises a part's rows, or keeps the codes that are in the checkpoint already."""
+    if checkpoint.tensors[part.tensor].dtype == "F8_E4M3":
+        assert part.columns is not None
+        codes = checkpoint.read(part.tensor, slice(*part.rows), slice(*part.columns))
+        scale = checkpoint.read_scalar(weight_scale_name(part.tensor))
+        if ((codes & 0x7F) == 0x7F).any():
+            raise not_a_number(checkpoint, part.tensor)
+        return Fp8Weight(codes, np.full(len(codes), scale, np.float32))
+    values, amax = read_with_amax(checkpoint, dataclasses.replace(rows, parts=(part,)))
+    return quantize_fp8(values, rows.name, amax)
 
 
 def _int4_scale(

@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; 'silu' is"),
     "quantised": (
         {"quantization_config": {"quant_method": "awq"}},
-        "already quantised checkpoints (awq) are not supported yet",
+        "checkpoints already quantised by awq are not supported",
     ),
     "dtype": ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype: 'float8_e4m3fn' is not supported"),
     "size_missing": ({"hidden_size": ...}, "hidden_size: is missing"),

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -128,3 +130,77 @@ def test_16_bit_scales_are_read_exactly(model: Path) -> None:
     with Checkpoint(model) as checkpoint:
         found = dict(planned.payloads[0].pack(checkpoint))
     assert np.frombuffer(found[index], np.float32).tolist() == [np.float32(1) / np.float32(0.75)]
+
+
+def store_in_fp8(model: Path) -> dict[str, npt.NDArray[np.uint8]]:
+    """Stores the layers' linear weights as ModelOpt does; returns the codes."""
+    tensors, dtypes = read_tensors(model / "model.safetensors")
+    stored = {}
+    for number, name in enumerate(list(tensors)):
+        if name.endswith("_proj.weight"):
+            scale = np.abs(tensors[name]).max() / np.float32(448)
+            codes = (tensors[name] / scale).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+            tensors[name] = stored[name] = codes
+            dtypes[name] = "F8_E4M3"
+            tensors[f"{name}_scale"] = np.array(scale * np.float32(1 + number))
+            dtypes[f"{name}_scale"] = "F32"
+    write_safetensors(model / "model.safetensors", tensors, dtypes)
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    (model / "config.json").write_text(json.dumps(config))
+    return stored
+
+
+@pytest.mark.parametrize("tp_size", [1, 2])
+def test_codes_that_the_checkpoint_holds_are_kept(model: Path, tp_size: int) -> None:
+    stored = store_in_fp8(model)
+    planned = plan(model, qformat="fp8", tp_size=tp_size)
+    payload = planned.payloads[-1]
+    names = [tensor.name for tensor in payload.program.tensors]
+    with Checkpoint(model) as checkpoint:
+        pieces = {names[index]: bytes(piece) for index, piece in payload.pack(checkpoint)}
+        scales = {
+            letter: checkpoint.read_scalar(f"model.layers.1.self_attn.{letter}_proj.weight_scale")
+            for letter in "qkv"
+        }
+        q_input = max(
+            checkpoint.read_scalar(f"model.layers.1.self_attn.{letter}_proj.input_scale")
+            for letter in "qkv"
+        )
+    prefix = "model.layers.1.self_attn."
+    qkv = [np.split(stored[f"{prefix}{x}_proj.weight"], tp_size)[-1] for x in "qkv"]
+    assert pieces[f"{prefix}qkv_proj.weight"] == np.concatenate(qkv).tobytes()
+    o_proj = np.split(stored[f"{prefix}o_proj.weight"], tp_size, axis=1)[-1]
+    assert pieces[f"{prefix}o_proj.weight"] == o_proj.tobytes()
+    expected = [np.full(len(part), scales[x]) for part, x in zip(qkv, "qkv", strict=True)]
+    found = np.frombuffer(pieces[f"{prefix}qkv_proj.weight.scale"], np.float32)
+    assert np.array_equal(found, np.concatenate(expected) * q_input)
+
+
+def test_codes_are_refused_by_every_other_scheme(model: Path) -> None:
+    store_in_fp8(model)
+    with pytest.raises(CheckpointError, match="is stored in FP8, which qformat int8_wo does not"):
+        plan(model, qformat="int8_wo")
+
+
+def test_codes_without_their_scale(model: Path) -> None:
+    store_in_fp8(model)
+    change(model, **{"model.layers.0.mlp.up_proj.weight_scale": None})
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight_scale: is missing; .* in FP8"):
+        plan(model, qformat="fp8")
+
+
+def test_an_embedding_in_fp8_is_refused(model: Path) -> None:
+    embedding = np.zeros((320, 128), np.uint8)
+    change(model, **{"model.embed_tokens.weight": (embedding, "F8_E4M3")})
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight: is stored in FP8; only"):
+        plan(model, qformat="fp8")
+
+
+def test_a_nan_among_the_codes_is_named(model: Path) -> None:
+    codes = store_in_fp8(model)["model.layers.0.mlp.up_proj.weight"].copy()
+    codes[3, 5] = 0xFF
+    change(model, **{"model.layers.0.mlp.up_proj.weight": (codes, "F8_E4M3")})
+    planned = plan(model, qformat="fp8")
+    with Checkpoint(model) as checkpoint, pytest.raises(CheckpointError, match=r"up_proj.*a NaN"):
+        list(planned.payloads[0].pack(checkpoint))
