@@ -22,6 +22,8 @@ from enginery.builder.options import BuildOptions
 from enginery.quantization import SCHEMES
 
 MANIFEST_VERSION = 1
+# In TensorRT-LLM's words; a KV cache of floats has none.
+KV_CACHE_QUANT_ALGOS = {"fp8": "FP8", "int8": "INT8"}
 
 
 def engine_config(config: ModelConfig, options: BuildOptions, version: str) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def engine_config(config: ModelConfig, options: BuildOptions, version: str) -> d
             },
             "quantization": {
                 "quant_algo": SCHEMES[options.qformat].quant_algo,
-                "kv_cache_quant_algo": None,
+                "kv_cache_quant_algo": KV_CACHE_QUANT_ALGOS.get(options.kv_cache_dtype),
             },
         },
         "build_config": {
