@@ -9,6 +9,7 @@ from typing import TypedDict
 from enginery.cli.flags import FlagParser
 from enginery.emulation import emulated_executor
 from enginery.runtime.engine import Engine
+from enginery.runtime.errors import InvalidArgumentError
 
 
 class ExecutorOptions(TypedDict):
@@ -50,8 +51,17 @@ def executor_options(args: argparse.Namespace, engine: Engine) -> ExecutorOption
 
     Raises:
         InvalidArgumentError: --emulate of an engine that needs none, or without the --sku that
-            it needs.
+            it needs; a share of a memory that is not there, or beside a size in bytes.
     """
+    if args.free_gpu_memory_fraction is not None:
+        if args.emulate or engine.info.target == "cpu":
+            raise InvalidArgumentError(
+                "--free_gpu_memory_fraction: no GPU runs the engine; give --kv_cache_bytes"
+            )
+        if args.kv_cache_bytes:
+            raise InvalidArgumentError(
+                "--free_gpu_memory_fraction, --kv_cache_bytes: give one of them"
+            )
     return {
         "executor": emulated_executor(engine, args.sku) if args.emulate else args.executor,
         "sku": args.sku,

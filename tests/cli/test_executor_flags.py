@@ -26,10 +26,11 @@ def parameters(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 
 def test_serve_hands_the_choice_to_the_model(capsys: pytest.CaptureFixture[str]) -> None:
-    written = parameters(capsys, "--emulate", "--sku", "h200", "--free-gpu-memory-fraction", "0.5")
+    written = parameters(capsys, "--emulate", "--sku", "h200")
     assert f"executor {EMULATED_EXECUTOR}\n" in written
     assert "sku h200\n" in written
-    assert "kv_cache_free_gpu_mem_fraction 0.5\n" in written
+    share = parameters(capsys, "--free-gpu-memory-fraction", "0.5")
+    assert "kv_cache_free_gpu_mem_fraction 0.5\n" in share
     assert "executor some.package:make\n" in parameters(capsys, "--executor", "some.package:make")
     plain = parameters(capsys)
     assert "executor" not in plain
@@ -44,6 +45,8 @@ def test_serve_hands_the_choice_to_the_model(capsys: pytest.CaptureFixture[str])
         (ENGINE, ["--emulate"], "built for a100, h200; choose one with"),
         (ENGINE, ["--sku", "l40s"], "was built for a100, h200"),
         (ENGINE, ["--executor", "nothing"], "must be an import string"),
+        (ENGINE, ["--free_gpu_memory_fraction", "0.5"], "give one of them"),
+        (CPU_ENGINE, ["--kv_cache_free_gpu_mem_fraction", "0.5"], "no GPU runs the engine"),
     ],
 )
 def test_refuses_what_cannot_run(
