@@ -31,7 +31,7 @@ class RuntimeOptions:
 
     kv_cache_bytes: int = 0
     """Budget of the KV cache; 0: enough for max_batch_size sequences of max_seq_len, at most half
-    of the free memory."""
+    of the free memory; for an executor with a device, `free_gpu_memory_fraction` of its memory."""
     max_batch_size: int = 0
     max_num_tokens: int = 0
     max_queue_size: int = 0

@@ -177,7 +177,8 @@ ENGINERY_API enginery_status enginery_engine_verify(const enginery_engine* engin
                                                     void* user);
 
 /* ---- Executor --------------------------------------------------------------------------------- *
- * What runs one step of the model. The cpu executor is built in; others fill this struct
+ * What runs one step of the model. The cpu executor is built in; others, such as Python's for GPUs
+ * and their emulation (runtime/executor.py, runtime/executors), fill this struct
  * (docs/architecture.md). All calls come from the runtime's step thread, never two at a time. Each
  * returns an enginery_status; after a failure last_error() is asked for the reason, the requests of
  * that step fail with it, and the next step is tried with others. */
@@ -300,8 +301,8 @@ typedef struct enginery_runtime_options {
   int32_t enable_block_reuse;
   int32_t num_threads; /* cpu; 0: as many as this process may run on */
   const char* isa;     /* cpu; NULL: ENGINERY_ISA or auto. Read during create */
-  /* NULL: the built-in executor of the engine's target. Copied during create; ctx must outlive
-   * the runtime */
+  /* NULL: the built-in executor, which runs engines of target cpu (others: WRONG_TARGET). Copied
+   * during create; ctx must outlive the runtime */
   const enginery_executor* executor;
   /* NULL: events are fetched with enginery_runtime_poll. Else called on the runtime's delivery
    * thread with each event, one at a time; the event is valid during the call. It may submit and
