@@ -26,7 +26,7 @@ from enginery.builder.targets.tensorrt.segment import SegmentNode, SegmentType
 Capability = tuple[int, int]
 
 # Raise it when the same job is built differently.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 # Package -> the distributions that install it, the version of the first found counts.
 DISTRIBUTIONS = {RTX: ("tensorrt-rtx", "tensorrt-rtx-cu13"), FULL: ("tensorrt",)}
@@ -158,8 +158,8 @@ class Plan:
     Attributes:
         data: what TensorRT loads.
         profiles: in the plan's order.
-        gemm_operands: one entry per linear layer, "qkv_proj: fp8_e4m3 x fp8_e4m3 -> bf16"; empty
-            for a package whose plans' text is not known.
+        gemm_operands: one entry per linear layer in order, e.g. "fp8_e4m3 x fp8_e4m3 -> bf16";
+            empty for a package whose plans' text is not known.
         seconds: wall time of the build.
     """
 
@@ -271,7 +271,7 @@ def check_operands(segment: SegmentType, plan: Plan) -> tuple[str, ...]:
                     )
                 )
             elif index == 0:
-                described.append(f"{layer_name(node)}: {found[0]}")
+                described.append(str(found[0]))
     if problems:
         raise PlanError(f"segment {segment.name!r}", problems)
     return tuple(described)
