@@ -8,6 +8,8 @@ GEMM although no scale is known when it compiles: the activation is scaled by an
 quantised and dequantised by a constant step, a power of two that brings the codes into [-1, 1].
 With a step of 1 the GEMM's 16-bit output would be a sum of code products, which for FP8 and
 K = 4096 has a standard deviation near 7e5, and float16 ends at 65504. A power of two is exact.
+TensorRT-RTX also builds FP8 and INT8 GEMMs with a float32 output, from a float32 step; that output
+takes twice the memory, which is why it is not asked for.
 """
 
 from __future__ import annotations
