@@ -55,54 +55,141 @@ class RowTile:
     num_warps: int
 
 
-_Tiles = tuple[GemmTile, ...]
+Tiles = tuple[GemmTile, ...]
+Widths = tuple[Tiles, Tiles]
+"""Tiles for weights of WIDE_COLUMNS and more, and for narrower ones; block_n of the product."""
 
-# Operands of 2 bytes; `block_n` counts columns of the product. Others are derived below.
-_HOPPER_WIDE: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(64, 64, 64, 128, 4, 4),
-    GemmTile(128, 64, 128, 64, 4, 4),
-    GemmTile(None, 128, 256, 64, 8, 3),
+# Measured on an H100; block_k in elements of the operands.
+_HOPPER: dict[str, Widths] = {
+    "act": (
+        (
+            GemmTile(16, 16, 16, 256, 2, 5),
+            GemmTile(64, 64, 128, 64, 4, 6),
+            GemmTile(None, 128, 256, 64, 8, 4),
+        ),
+        (
+            GemmTile(16, 16, 32, 512, 4, 3),
+            GemmTile(64, 64, 32, 256, 4, 4),
+            GemmTile(256, 128, 64, 64, 4, 5),
+            GemmTile(512, 128, 128, 64, 8, 4),
+            GemmTile(None, 128, 256, 64, 8, 4),
+        ),
+    ),
+    "fp8": (
+        (
+            GemmTile(16, 16, 16, 512, 2, 5),
+            GemmTile(64, 64, 64, 128, 4, 6),
+            GemmTile(None, 128, 256, 128, 8, 4),
+        ),
+        (
+            GemmTile(16, 16, 32, 256, 4, 8),
+            GemmTile(64, 64, 32, 512, 4, 4),
+            GemmTile(256, 64, 128, 128, 4, 4),
+            GemmTile(None, 128, 256, 128, 8, 4),
+        ),
+    ),
+    "int8": (
+        (
+            GemmTile(16, 16, 16, 512, 2, 5),
+            GemmTile(64, 64, 64, 128, 4, 6),
+            # Of 8 warps, the int32 sums and what becomes of them do not fit the registers.
+            GemmTile(None, 128, 256, 128, 16, 3),
+        ),
+        (
+            GemmTile(16, 16, 32, 256, 4, 8),
+            GemmTile(64, 64, 32, 512, 4, 4),
+            GemmTile(256, 64, 128, 128, 4, 4),
+            GemmTile(None, 128, 256, 128, 16, 3),
+        ),
+    ),
+    "int8_wo": (
+        (
+            GemmTile(16, 16, 32, 256, 4, 4),
+            GemmTile(64, 64, 64, 128, 4, 4),
+            GemmTile(None, 256, 128, 64, 8, 3),
+        ),
+        (
+            GemmTile(16, 16, 32, 256, 4, 6),
+            GemmTile(64, 64, 32, 128, 4, 5),
+            GemmTile(512, 128, 128, 64, 8, 4),
+            GemmTile(None, 256, 128, 64, 8, 3),
+        ),
+    ),
+    "int4_wo": (
+        (
+            GemmTile(16, 16, 64, 128, 4, 5),
+            GemmTile(64, 64, 128, 128, 8, 4),
+            GemmTile(None, 128, 64, 128, 4, 3),
+        ),
+        (
+            GemmTile(16, 16, 32, 128, 4, 8),
+            GemmTile(64, 64, 64, 128, 4, 5),
+            GemmTile(None, 128, 64, 128, 4, 3),
+        ),
+    ),
+}
+
+# For operands of 2 bytes; what others take is derived. Not measured.
+_AMPERE: Widths = (
+    (
+        GemmTile(16, 16, 32, 256, 4, 4),
+        GemmTile(32, 32, 64, 128, 4, 4),
+        GemmTile(64, 64, 64, 128, 4, 4),
+        GemmTile(None, 128, 128, 64, 8, 3),
+    ),
+    (
+        GemmTile(16, 16, 32, 256, 4, 4),
+        GemmTile(32, 32, 32, 128, 4, 4),
+        GemmTile(64, 64, 32, 128, 4, 4),
+        GemmTile(256, 64, 64, 64, 4, 4),
+        GemmTile(None, 128, 128, 64, 8, 3),
+    ),
 )
-_HOPPER_NARROW: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(64, 64, 64, 128, 4, 4),
-    GemmTile(512, 64, 128, 64, 4, 4),
-    GemmTile(None, 128, 256, 64, 8, 3),
+_SMALL_SHARED: Widths = (
+    (
+        GemmTile(16, 16, 32, 256, 4, 4),
+        GemmTile(32, 32, 64, 128, 4, 4),
+        GemmTile(64, 64, 64, 64, 4, 4),
+        GemmTile(None, 128, 128, 64, 8, 3),
+    ),
+    (
+        GemmTile(16, 16, 32, 256, 4, 4),
+        GemmTile(32, 32, 32, 128, 4, 4),
+        GemmTile(64, 64, 32, 128, 4, 4),
+        GemmTile(256, 64, 64, 64, 4, 4),
+        GemmTile(None, 128, 128, 64, 8, 3),
+    ),
 )
-_AMPERE_WIDE: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(32, 32, 64, 128, 4, 4),
-    GemmTile(64, 64, 64, 128, 4, 4),
-    GemmTile(None, 128, 128, 64, 8, 3),
-)
-_AMPERE_NARROW: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(32, 32, 32, 128, 4, 4),
-    GemmTile(64, 64, 32, 128, 4, 4),
-    GemmTile(256, 64, 64, 64, 4, 4),
-    GemmTile(None, 128, 128, 64, 8, 3),
-)
-_SMALL_SHARED_WIDE: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(32, 32, 64, 128, 4, 4),
-    GemmTile(64, 64, 64, 64, 4, 4),
-    GemmTile(None, 128, 128, 64, 8, 3),
-)
-_SMALL_SHARED_NARROW: _Tiles = (
-    GemmTile(16, 16, 32, 256, 4, 4),
-    GemmTile(32, 32, 32, 128, 4, 4),
-    GemmTile(64, 64, 32, 128, 4, 4),
-    GemmTile(256, 64, 64, 64, 4, 4),
-    GemmTile(None, 128, 128, 64, 8, 3),
-)
-_GEMM: dict[int, tuple[_Tiles, _Tiles]] = {  # capability -> (wide, narrow)
-    80: (_AMPERE_WIDE, _AMPERE_NARROW),
-    86: (_SMALL_SHARED_WIDE, _SMALL_SHARED_NARROW),
-    89: (_SMALL_SHARED_WIDE, _SMALL_SHARED_NARROW),
-    90: (_HOPPER_WIDE, _HOPPER_NARROW),
-    100: (_HOPPER_WIDE, _HOPPER_NARROW),
-    120: (_SMALL_SHARED_WIDE, _SMALL_SHARED_NARROW),
+
+
+def _derived(widths: Widths) -> dict[str, Widths]:
+    """Tiles for every kind of operands from those for operands of 2 bytes."""
+
+    def convert(operands: str, tile: GemmTile) -> GemmTile:
+        if operands in ("fp8", "int8"):
+            return dataclasses.replace(tile, block_k=2 * tile.block_k)
+        if operands == "int4_wo":
+            # A group of weights takes few bytes: more of them on the way.
+            stages = 8 if tile.block_m == 16 else 3
+            return dataclasses.replace(tile, block_k=INT4_GROUP, num_stages=stages)
+        return tile
+
+    return {
+        operands: (
+            tuple(convert(operands, tile) for tile in widths[0]),
+            tuple(convert(operands, tile) for tile in widths[1]),
+        )
+        for operands in OPERANDS
+    }
+
+
+_GEMM: dict[int, dict[str, Widths]] = {
+    80: _derived(_AMPERE),
+    86: _derived(_SMALL_SHARED),
+    89: _derived(_SMALL_SHARED),
+    90: _HOPPER,
+    100: _HOPPER,
+    120: _derived(_SMALL_SHARED),
 }
 
 
@@ -154,29 +241,16 @@ def _variants(capability: tuple[int, int], operands: str, n: int, k: int) -> lis
         )
     if operands not in OPERANDS:
         raise ValueError(f"operands {operands!r} is not one of {OPERANDS}")
-    wide, narrow = _GEMM[family]
-    return [_adapt(tile, operands, k) for tile in (wide if n >= WIDE_COLUMNS else narrow)]
+    wide, narrow = _GEMM[family][operands]
+    return [_fit(tile, operands, k) for tile in (wide if n >= WIDE_COLUMNS else narrow)]
 
 
-def _adapt(tile: GemmTile, operands: str, k: int) -> GemmTile:
-    """Makes a tile for operands of 2 bytes one for `operands` and depth `k`."""
-    block_k, num_warps, block_n = tile.block_k, tile.num_warps, tile.block_n
-    num_stages = tile.num_stages
-    if operands in ("fp8", "int8"):
-        block_k *= 2
-    elif operands == "int4_wo":
-        # A second set of sums per group takes registers; a group of weights takes few bytes.
-        block_k = INT4_GROUP
-        block_n = min(block_n, 128)
-        num_stages = 8 if tile.block_m == 16 else 3
-    elif operands == "int8_wo":
-        block_n = min(block_n, 128)
-    if operands != "int4_wo":
-        while k % block_k and block_k > MIN_BLOCK_K:
-            block_k //= 2
-    return dataclasses.replace(
-        tile, block_k=block_k, num_warps=num_warps, block_n=block_n, num_stages=num_stages
-    )
+def _fit(tile: GemmTile, operands: str, k: int) -> GemmTile:
+    """Halves the depth of a step until it divides `k`, so that no load needs a mask."""
+    block_k = tile.block_k
+    while operands != "int4_wo" and k % block_k and block_k > MIN_BLOCK_K:
+        block_k //= 2
+    return dataclasses.replace(tile, block_k=block_k)
 
 
 def _power_of_two(n: int) -> int:
