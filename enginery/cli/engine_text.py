@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from enginery.builder.memory_plan import format_bytes
-
-Row = tuple[str, ...]
+from enginery.cli.text_table import Row, section, table
 
 LAYER = re.compile(r"\blayers?([.=])(\d+)\b")
+# The residual stream of segments alternates between two values, `x` and `x.2`.
+ALTERNATE = re.compile(r"\b(\w+)\.2\b")
 
 
 def engine_text(
@@ -29,54 +30,40 @@ def engine_text(
     num_bytes = sum(tensor["bytes"] for tensor in tensors)
     folded = list if shows_all else _folded
     parts = [
-        _section("Header", _pairs(description["header"])),
-        _section("Attributes", _pairs(description["attributes"])),
-        _section("Checkpoint", _checkpoint(manifest)),
-        _section("Memory plan", _memory_plan(manifest)),
-        _section("Sections", _table(map(_section_row, description["sections"]))),
-        _section(
+        section("Header", _pairs(description["header"])),
+        section("Attributes", _pairs(description["attributes"])),
+        section("Checkpoint", _checkpoint(manifest)),
+        section("Memory plan", _memory_plan(manifest)),
+        section("Sections", table(map(_section_row, description["sections"]))),
+        section(
             "Values",
-            _table(
+            table(
                 (v["name"], f"{v['dtype']}[{v['rows']}, {v['columns']}]")
                 for v in description["values"]
             ),
         ),
-        _section(f"Program ({len(steps)} steps)", _table(folded(map(_step_row, steps)))),
-        _section(
+        section(f"Program ({len(steps)} steps)", table(folded(map(_step_row, steps)))),
+        section(
             f"Weights ({len(tensors)} tensors, {format_bytes(num_bytes)})",
-            _table(folded(map(_tensor_row, tensors))),
+            table(folded(map(_tensor_row, tensors))),
         ),
     ]
     return "\n\n".join(parts)
 
 
-def _section(title: str, lines: Iterable[str]) -> str:
-    return "\n".join([title, *(f"  {line}" for line in lines)])
-
-
 def _pairs(values: Mapping[str, Any]) -> list[str]:
-    return _table((name, str(value)) for name, value in values.items())
-
-
-def _table(rows: Iterable[Row]) -> list[str]:
-    """Lines with their columns aligned; a row of one cell stands across all columns."""
-    rows = list(rows)
-    columns = zip(*(row for row in rows if len(row) > 1), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        "  ".join(map(str.ljust, row, widths)).rstrip() if len(row) > 1 else row[0] for row in rows
-    ] or ["none"]
+    return table((name, str(value)) for name, value in values.items())
 
 
 def _checkpoint(manifest: Mapping[str, Any]) -> list[str]:
     checkpoint = manifest["checkpoint"]
     rows = [("name", checkpoint["name"]), ("config.json", checkpoint["config_sha256"])]
     rows += [(file["name"], file["sha256"]) for file in checkpoint["weights"]]
-    return _table(rows)
+    return table(rows)
 
 
 def _memory_plan(manifest: Mapping[str, Any]) -> list[str]:
-    return _table(
+    return table(
         (name, format_bytes(value) if name.endswith("_bytes") else str(value))
         for name, value in manifest["memory_plan"].items()
     )
@@ -150,9 +137,13 @@ def _is_inside(row: Row) -> bool:
 
 
 def _pattern(block: list[Row]) -> tuple[Row, ...]:
-    """The rows with the layer's number taken out."""
+    """The rows with the layer's number N taken out; a segment that reaches into N+1 says so."""
+    layer = _layer_of(block[0])
 
     def without_number(match: re.Match[str]) -> str:
-        return match[0].replace(match[2], "N")
+        ahead = int(match[2]) - (layer or 0)
+        return match[0].replace(match[2], "N" if ahead == 0 else f"N{ahead:+}")
 
-    return tuple((LAYER.sub(without_number, row[0]), *row[1:]) for row in block)
+    return tuple(
+        (ALTERNATE.sub(r"\1", LAYER.sub(without_number, row[0])), *row[1:]) for row in block
+    )
