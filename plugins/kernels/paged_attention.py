@@ -89,7 +89,8 @@ def paged_attention(
     (clamped to the context), partial_index, 0, 0. An item with partial_index -1 holds all keys of
     its queries and writes out [T, NUM_HEADS HEAD_DIM]; another has one query and writes the
     unnormalised sum to partial [index, NUM_HEADS, HEAD_DIM] and to partial_stats [index, NUM_HEADS,
-    2] the largest score, times log2(e), and the sum of 2^(score - largest).
+    2] the largest score, times log2(e), and the sum of 2^(score - largest); both are None where no
+    item is such.
 
     qkv as `kv_append` leaves it, caches as it writes them; block_tables [sequences, table_width];
     context_lens [sequences]; positions [T]. GROUP_BLOCK is the power of two from NUM_HEADS /
@@ -163,7 +164,11 @@ def paged_attention(
     if v_scale is not None:
         acc = acc * tl.load(v_scale)
 
-    if partial_index < 0:
+    if partial is None:
+        is_whole = True
+    else:
+        is_whole = partial_index < 0
+    if is_whole:
         at = (token * NUM_HEADS + head) * HEAD_DIM
         value = to_stored(acc / row_sum[:, None], out.dtype.element_ty)
         tl.store(out + at[:, None] + dim[None, :], value, mask=tile_mask)

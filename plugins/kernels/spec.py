@@ -13,6 +13,7 @@ first imported, from TRITON_INTERPRET, whether `@triton.jit` makes an interprete
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import os
@@ -156,7 +157,7 @@ KERNELS: dict[str, KernelSpec] = {
             "paged_attention", 1,
             """qkv *act, k_cache *act|*quantised, v_cache *act|*quantised, k_scale *fp32?,
             v_scale *fp32?, work *i32, block_tables *i32, context_lens *i32, positions *i32,
-            partial *fp32, partial_stats *fp32, out *act, table_width i32;
+            partial *fp32?, partial_stats *fp32?, out *act, table_width i32;
             SCALE, SLIDING_WINDOW, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, HEAD_BLOCK, GROUP_BLOCK,
             TOKENS_PER_BLOCK, BLOCK_M, BLOCK_N, INTERPRET""",
             "reference_attention:paged_attention",
@@ -212,15 +213,7 @@ def source_sha256(name: str) -> str:
 def _collect(module: str, item: str, seen: dict[tuple[str, str], str]) -> None:
     """Adds the source of `item` of `module`, and of what it names in this folder, to `seen`."""
     source = (FOLDER / f"{module}.py").read_text("utf-8")
-    definitions: dict[str, ast.stmt] = {}
-    imported: dict[str, tuple[str, str]] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
-            definitions[node.name] = node
-        elif isinstance(node, ast.Assign):
-            definitions.update({t.id: node for t in node.targets if isinstance(t, ast.Name)})
-        elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            imported.update({a.asname or a.name: (node.module, a.name) for a in node.names})
+    definitions, imported = _names(source)
     if item in imported:
         _collect(*imported[item], seen)
         return
@@ -232,6 +225,21 @@ def _collect(module: str, item: str, seen: dict[tuple[str, str], str]) -> None:
     seen[module, item] = "\n".join(source.splitlines()[first - 1 : node.end_lineno])
     for name in sorted({n.id for n in ast.walk(node) if isinstance(n, ast.Name)}):
         _collect(module, name, seen)
+
+
+@functools.cache
+def _names(source: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
+    """Returns what a module defines, and what it imports from this folder, by name."""
+    definitions: dict[str, ast.stmt] = {}
+    imported: dict[str, tuple[str, str]] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            definitions[node.name] = node
+        elif isinstance(node, ast.Assign):
+            definitions.update({t.id: node for t in node.targets if isinstance(t, ast.Name)})
+        elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            imported.update({a.asname or a.name: (node.module, a.name) for a in node.names})
+    return definitions, imported
 
 
 def use_interpreter() -> None:
