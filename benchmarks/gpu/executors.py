@@ -14,7 +14,7 @@ def make_executor(engine: Engine, *, emulate: bool) -> Executor | None:
     if emulate:
         from enginery.plugins.emulate import EmulatedExecutor
 
-        emulated: Executor = EmulatedExecutor(engine)
+        emulated: Executor = EmulatedExecutor(engine, sku=engine.skus[0])
         return emulated
     from enginery.runtime.executors.cuda.executor import TensorRTExecutor
 
