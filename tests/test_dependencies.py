@@ -49,7 +49,6 @@ MAY_IMPORT_EAGERLY = {
 }
 # Module prefixes that are only ever imported by the code that asks for their extra.
 EXTRA_ONLY_MODULES = (
-    "enginery.builder.targets.tensorrt.onnx_segment",  # onnx
     "enginery.plugins.emulate",  # torch, onnxruntime and the Triton language
     "enginery.plugins.kernels",  # Triton-language kernels import the language at the top
     "enginery.runtime.executors.cuda",  # cuda-python
