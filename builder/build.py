@@ -102,6 +102,12 @@ class PlannedBuild:
         return min(self.plans, key=lambda plan: plan.memory_bytes)
 
     @property
+    def weight_bytes(self) -> int:
+        """Packed weights of all ranks."""
+        tensors = [tensor for payload in self.payloads for tensor in payload.program.tensors]
+        return sum(tensor.num_bytes for tensor in tensors)
+
+    @property
     def has_weights(self) -> bool:
         """Whether the checkpoint's weights are there."""
         return self.checked is not None
@@ -202,6 +208,7 @@ def build(
         check_scales(checkpoint, planned.checked.scales)
         # Compilation first: what it refuses is told before gigabytes are written.
         artifacts = artifacts_of(planned) if artifacts is None else artifacts
+        progress(WEIGHTS, 0, planned.weight_bytes)
         artifacts.make(progress)
         file_bytes = _write_ranks(planned, artifacts, checkpoint, directory.path, version, progress)
         directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
@@ -213,10 +220,11 @@ def build(
             variant=planned.payloads[0].variant,
             options=options,
             checkpoint=identity.result(),
-            plan=planned.plan,
+            plans={sku.name: plan for sku, plan in zip(planned.skus, planned.plans, strict=True)},
             version=version,
+            compiled=artifacts.manifest(),
         )
-        directory.write_json(MANIFEST_FILE, description | artifacts.manifest())
+        directory.write_json(MANIFEST_FILE, description)
         largest = sorted(checkpoint.tensor_bytes().values(), reverse=True)[:2]
         directory.commit()
     seconds = time.monotonic() - start
@@ -239,10 +247,8 @@ def _write_ranks(
     progress: Progress,
 ) -> list[int]:
     """Writes the file of every rank, one after another, and returns their sizes."""
-    tensors = [tensor for payload in planned.payloads for tensor in payload.program.tensors]
-    total = sum(tensor.num_bytes for tensor in tensors)
+    total = planned.weight_bytes
     done = 0
-    progress(WEIGHTS, done, total)
 
     def on_written(num_bytes: int) -> None:
         nonlocal done

@@ -59,13 +59,12 @@ def dry_run(planned: PlannedBuild, progress: Progress = no_progress) -> DryRun:
     artifacts.make(watch)
     seconds = time.monotonic() - start
     sections = [s for rank in range(len(planned.payloads)) for s in artifacts.sections(rank)]
-    weight_bytes = sum(payload.program.weight_bytes() for payload in planned.payloads)
     return DryRun(
         num_kernels=totals[KERNELS],
         num_plans=totals[PLANS],
         num_cached=sum(cached.values()),
         compiled_bytes=sum(section.num_bytes for section in sections),
         seconds=seconds,
-        weight_bytes=weight_bytes,
-        weight_seconds=weight_bytes * UNIT_SECONDS[WEIGHTS],
+        weight_bytes=planned.weight_bytes,
+        weight_seconds=planned.weight_bytes * UNIT_SECONDS[WEIGHTS],
     )

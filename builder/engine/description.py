@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,26 @@ def manifest(
     variant: str,
     options: BuildOptions,
     checkpoint: dict[str, Any],
-    plan: MemoryPlan,
+    plans: Mapping[str, MemoryPlan],
     version: str,
+    compiled: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns `manifest.json` for the files that stand in `directory`, which it hashes."""
+    """Returns `manifest.json` for the files that stand in `directory`, which it hashes.
+
+    Args:
+        directory: of the engine, complete but for the manifest.
+        target: as in the engine's header.
+        variant: likewise.
+        options: in effect.
+        checkpoint: from `checkpoint_identity`.
+        plans: memory of the engine by SKU; `memory_plan` is that of the smallest.
+        version: of the builder.
+        compiled: entries that the target's artifacts add; its `built_with` joins ours.
+    """
     files = sorted(path for path in directory.iterdir() if path.name != MANIFEST_FILE)
     scheme = SCHEMES[options.qformat]
+    smallest = min(plans.values(), key=lambda plan: plan.memory_bytes)
+    by_sku = {name: plan.to_json() for name, plan in plans.items()}
     return {
         "kind": MANIFEST_KIND,
         "manifest_version": MANIFEST_VERSION,
@@ -108,6 +123,7 @@ def manifest(
             "enginery": version,
             "numpy": np.__version__,
             "python": platform.python_version(),
+            **compiled.get("built_with", {}),
         },
         "checkpoint": checkpoint,
         "quantization": {
@@ -117,7 +133,9 @@ def manifest(
             "kv_cache_dtype": options.kv_cache_dtype,
             "calibration": None,
         },
-        "memory_plan": plan.to_json(),
+        **{name: entry for name, entry in compiled.items() if name != "built_with"},
+        "memory_plan": smallest.to_json(),
+        **({"memory_plans": by_sku} if len(plans) > 1 else {}),
         "files": [_file_entry(path) for path in files],
     }
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from enginery.builder.engine.program import Program, Step
 from enginery.builder.targets.tensorrt.kernels import POINTERS, KernelSet
-from enginery.plugins.kernels import tiles
+from enginery.plugins.kernels import attention_tiles, tiles
 
 # build dtype and KV cache dtype of the command line -> pointer type
 KV_POINTERS = {
@@ -18,31 +17,12 @@ KV_POINTERS = {
     "fp8": "*fp8e4nv",
     "int8": "*i8",
 }
-KV_APPEND_WARPS = 1
-COMBINE_WARPS = 4
-# Keys that a part of a decode covers at most; a multiple of every BLOCK_N.
-SPLIT_TOKENS = 256
-MIN_BLOCK_M = 16  # rows of one matrix instruction
-
-
-@dataclass(frozen=True)
-class AttentionTile:
-    """Sizes of one kernel of `paged_attention`."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-
-def attention_tile(
-    capability: tuple[int, int], role: str, head_block: int, group_block: int
-) -> AttentionTile:
-    """The tile of attention for "decode" (one query) or "prefill" (many)."""
-    if role == "decode":
-        return AttentionTile(max(MIN_BLOCK_M, group_block), 64, 4, 2)
-    block_m = max(64, group_block)
-    return AttentionTile(block_m, 64, 4, 2)
+# pointer type of a quantised cache -> kind by which tiles are chosen
+CACHE_TILES = {"*fp8e4nv": "fp8", "*i8": "int8"}
+PAGED_ATTENTION = (
+    ("decode", attention_tiles.decode_tile),
+    ("prefill", attention_tiles.prefill_tile),
+)
 
 
 def op_kernels(
@@ -150,7 +130,9 @@ class _Ops:
             "TOKENS_PER_BLOCK": self.attributes["tokens_per_block"],
         }
         return {
-            "kernel": self.kernels.add("kv_append", types, constants, num_warps=KV_APPEND_WARPS)
+            "kernel": self.kernels.add(
+                "kv_append", types, constants, num_warps=attention_tiles.KV_APPEND_WARPS
+            )
         }
 
     def paged_attention(self, step: Step) -> dict[str, str | int]:
@@ -169,8 +151,9 @@ class _Ops:
         head_block = power_of_two(self.heads["HEAD_DIM"])
         group_block = power_of_two(self.heads["NUM_HEADS"] // self.heads["NUM_KV_HEADS"])
         roles: dict[str, str | int] = {}
-        for role in ("decode", "prefill"):
-            tile = attention_tile(self.capability, role, head_block, group_block)
+        cache = CACHE_TILES.get(self.cache, "act")
+        for role, find_tile in PAGED_ATTENTION:
+            tile = find_tile(self.capability, cache, group_block)
             constants = {
                 "SCALE": step.attributes["scale"],
                 "SLIDING_WINDOW": step.attributes["sliding_window"],
@@ -197,9 +180,9 @@ class _Ops:
                 "HEAD_DIM": self.heads["HEAD_DIM"],
                 "HEAD_BLOCK": head_block,
             },
-            num_warps=COMBINE_WARPS,
+            num_warps=attention_tiles.COMBINE_WARPS,
         )
-        return roles | {"split_tokens": SPLIT_TOKENS}
+        return roles | {"split_tokens": attention_tiles.SPLIT_TOKENS}
 
 
 def power_of_two(count: int) -> int:

@@ -154,12 +154,13 @@ class Artifacts:
 
     def manifest(self) -> dict[str, Any]:
         """What `manifest.json` says of kernels, plans and what made them, after `make`."""
-        used = {kernel.spec for parts in self.parts.values() for kernel in _all(parts.kernels)}
-        records = {
-            kernel.record["spec"]: kernel.record["source_sha256"]
-            for held in self.compiled.values()
-            for kernel in held.values()
-        }
+        compiled = [kernel for held in self.compiled.values() for kernel in held.values()]
+        sources = {kernel.record["spec"]: kernel.record["source_sha256"] for kernel in compiled}
+        built_with = {"triton_language": package_version("triton")}
+        if self.plans:
+            tensorrt = find_tensorrt()
+            assert tensorrt is not None
+            built_with[tensorrt.package] = tensorrt.version
         return {
             "skus": {
                 name: {
@@ -169,8 +170,8 @@ class Artifacts:
                 }
                 for name, sku in self.skus.items()
             },
-            "triton_language": package_version("triton"),
-            "kernel_sources": {spec: records[spec] for spec in sorted(used)},
+            "built_with": built_with,
+            "kernel_sources": {spec: sources[spec] for spec in sorted(sources)},
         }
 
     def _parts(self, capability: Capability, rank: int) -> RankParts:
@@ -280,7 +281,3 @@ def gpu_of(sku: Sku) -> Gpu:
     """The GPU of a SKU of target tensorrt."""
     assert sku.gpu is not None, f"{sku.name} is not of target tensorrt"
     return sku.gpu
-
-
-def _all(kernels: KernelSet) -> Iterable[Kernel]:
-    return kernels.kernels.values()

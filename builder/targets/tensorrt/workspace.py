@@ -9,9 +9,8 @@ from enginery.builder.engine.program import Program
 from enginery.builder.memory_plan import Workspace
 from enginery.builder.options import BuildOptions
 from enginery.builder.targets.tensorrt.native import fuse_products, plan_scratch
-from enginery.builder.targets.tensorrt.ops import SPLIT_TOKENS
 from enginery.builder.targets.tensorrt.segment import SegmentType, SegmentValue
-from enginery.plugins.kernels import tiles
+from enginery.plugins.kernels import attention_tiles, tiles
 
 SCRATCH_ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "f8e4m3": 1}
 # Per packed token: id, position, slot, row of logits and a work item of attention.
@@ -48,7 +47,7 @@ def workspace(
         ),
         # The sum over a part of the keys, its largest score and the sum of its weights.
         partial_bytes=num_heads * (head_dim + 2) * F32_BYTES,
-        split_tokens=SPLIT_TOKENS,
+        split_tokens=attention_tiles.SPLIT_TOKENS,
     )
 
 
