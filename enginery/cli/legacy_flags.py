@@ -30,6 +30,8 @@ class LegacyFlag:
 
 
 _KERNELS = LegacyFlag("kernels are part of the target and chosen for the machine that runs")
+_PROFILES = "plans have profiles for decode and for prefill that follow from the limits"
+_TIMING = "nothing is timed at build; compiled parts are kept in --cache_dir"
 _ALWAYS_ON = ("enable", "true", "True", "on", "auto", "1")
 _OFF = ("disable", "false", "False", "off", "0")
 
@@ -53,9 +55,9 @@ LEGACY_FLAGS: dict[str, LegacyFlag] = {
     "paged_kv_cache": LegacyFlag("the KV cache is always paged", _ALWAYS_ON),
     "kv_cache_type": LegacyFlag("the KV cache is always paged", ("paged",)),
     "use_paged_context_fmha": LegacyFlag("prefill always reads the paged KV cache", _ALWAYS_ON),
-    "multiple_profiles": LegacyFlag("shapes need no profiles on this target"),
-    "opt_num_tokens": LegacyFlag("shapes need no profiles on this target"),
-    "workers": LegacyFlag("packing takes as many threads as it can use"),
+    "multiple_profiles": LegacyFlag(_PROFILES),
+    "opt_num_tokens": LegacyFlag(_PROFILES),
+    "workers": LegacyFlag("packing and compiling take as many threads as they can use"),
     "max_beam_width": LegacyFlag("decoding is greedy or by sampling, without beams", ("1",)),
     "max_encoder_input_len": LegacyFlag("there are no encoder-decoder models"),
     "max_prompt_embedding_table_size": LegacyFlag("there is no prompt tuning", ("0",)),
@@ -73,13 +75,13 @@ LEGACY_FLAGS: dict[str, LegacyFlag] = {
     "logits_dtype": LegacyFlag("logits are float32", ("float32",)),
     "pp_size": LegacyFlag("there is no pipeline parallelism yet", ("1",)),
     "cp_size": LegacyFlag("there is no context parallelism", ("1",)),
-    "use_fp8_context_fmha": LegacyFlag("there is no FP8 on this target", _OFF),
+    "use_fp8_context_fmha": LegacyFlag("say --kv_cache_dtype fp8 for an FP8 cache", _OFF),
     "use_weight_only": LegacyFlag("say --qformat int8_wo for INT8 weights", _OFF, takes_value=None),
     "weight_only_precision": LegacyFlag("say --qformat int8_wo for INT8 weights", ("float16",)),
-    "input_timing_cache": LegacyFlag("nothing is timed at build on this target"),
-    "output_timing_cache": LegacyFlag("nothing is timed at build on this target"),
-    "profiling_verbosity": LegacyFlag("`enginery inspect` shows the whole program"),
-    "strip_plan": LegacyFlag("plans are not used on this target", takes_value=False),
+    "input_timing_cache": LegacyFlag(_TIMING),
+    "output_timing_cache": LegacyFlag(_TIMING),
+    "profiling_verbosity": LegacyFlag("`enginery inspect` shows program, plans and kernels"),
+    "strip_plan": LegacyFlag("plans hold no weights", takes_value=False),
     "weight_streaming": LegacyFlag("weights are mapped and paged in on use", takes_value=False),
     "fast_build": LegacyFlag("every build is", takes_value=False),
     "monitor_memory": LegacyFlag("peak memory is always measured", takes_value=False),

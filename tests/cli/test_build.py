@@ -11,8 +11,10 @@ import pytest
 
 from enginery.cli.build_engine import main
 from enginery.cli.legacy_flags import LEGACY_FLAGS
+from enginery.cli.main import main as enginery
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.engine_reader import read_engine
+from tests.support.kernel_compiler import FakeCompiler
 
 
 @pytest.fixture
@@ -203,3 +205,107 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("examples:", "int8_dynamic", "--max_num_tokens N", "--dry_run"):
         assert part in text
     assert "gemm_plugin" not in text
+
+
+def test_help_tells_hardware_and_what_ran_on_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build("--help")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "SM 9.0" in lines["h100"] and "verified" in lines["h100"]
+    assert "built only" in lines["rtx4090"] and "tensorrt_rtx" in lines["rtx4090"]
+    assert "x86-64" in lines["cpu"]
+
+
+def test_a_configuration_alone_compiles_for_gpus_and_says_what_it_would_take(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    compiler = FakeCompiler(monkeypatch)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((model / "config.json").read_bytes())
+    flags = ("--model", bare, "--sku", "h200,h100", "--dry_run", "--cache_dir", tmp_path / "cache")
+    assert build(*flags) == 0
+    captured = capsys.readouterr()
+    assert "no weights: its tensors and its tokenizer were not checked" in captured.err
+    out = captured.out
+    assert out.index("Memory plan (h200;") < out.index("Memory plan (h100;") < out.index("Compiled")
+    assert f"Compiled {len(compiled := compiler.compiled)} kernels" in out and ", 0 of them" in out
+    assert {job.capability for job in compiled} == {(9, 0)}
+
+    assert build(*flags, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["dry_run"]["num_cached"] == result["dry_run"]["num_kernels"] > 10
+    assert result["dry_run"]["weight_bytes"] == result["memory_plan"]["weight_bytes"]
+    assert set(result["memory_plans"]) == {"h100", "h200"}
+    assert result["memory_plan"] == result["memory_plans"]["h100"], "the smaller of the two"
+
+    assert build("--model", bare, "--output", tmp_path / "engine", "--sku", "h200") == 2
+    assert "safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (("--sku", "a100", "--qformat", "fp8"), ("qformat: 'fp8'", "a100", "int8_sq")),
+        (("--sku", "a100", "--kv_cache_dtype", "fp8"), ("kv_cache_dtype: 'fp8'", "a100")),
+        (("--sku", "h200,a100", "--qformat", "fp8"), ("qformat: 'fp8'", "a100")),
+        (("--sku", "h200", "--qformat", "int8_dynamic"), ("qformat: 'int8_dynamic'", "int8")),
+        (("--sku", "h200", "--dtype", "float32"), ("dtype: 'float32'", "bfloat16")),
+        (("--sku", "cpu", "--qformat", "fp8"), ("qformat: 'fp8'", "cpu")),
+        (("--sku", "h200", "--qformat", "fp8"), ("input_scale",)),
+        (("--sku", "h200,cpu"), ("sku: cpu has no engine in common with h200",)),
+        (("--sku", "rtx3090"), ("sku: 'rtx3090' is not known", "rtx4090")),
+    ],
+)
+def test_what_a_gpu_lacks_is_refused_before_anything_is_compiled(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    parts: tuple[str, ...],
+) -> None:
+    compiler = FakeCompiler(monkeypatch)
+    output = tmp_path / "engine"
+    assert build("--model", model, "--output", output, "--no_cache", *flags) == 2
+    error = capsys.readouterr().err
+    for part in parts:
+        assert part in error, error
+    assert "Traceback" not in error and not compiler.compiled and not output.exists()
+
+
+def test_a_gpu_engine_is_built_and_inspected(
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    FakeCompiler(monkeypatch)
+    output = tmp_path / "engine"
+    flags = ("--sku", "h200,a100", "--max_batch_size", 8, "--cache_dir", tmp_path / "cache")
+    assert build("--model", model, "--output", output, *flags, "--dtype", "float16") == 0
+    assert enginery(["verify", str(output)]) == 0
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["built_with"]["triton_language"] and manifest["kernel_sources"]["gemm"]
+    assert set(manifest["skus"]) == set(manifest["memory_plans"]) == {"h200", "a100"}
+    capsys.readouterr()
+
+    assert enginery(["inspect", str(output)]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "middle (run 1 times", "SKU h200", "SKU a100", "segment middle      native, 6 launches",
+        "Plans of a100", "8 rows (best 4)", "Kernels of h200", "paged_attention@0 decode",
+        "segment=first", "sku.a100", "registers", "spills",
+    ):  # fmt: skip
+        assert part in text, part
+
+    assert enginery(["inspect", str(output), "--json"]) == 0
+    (rank,) = json.loads(capsys.readouterr().out)["ranks"]
+    assert set(rank["skus"]) == {"h200", "a100"}
+    assert rank["segments"]["segments"]["first"]["outputs"][0]["dtype"] == "f16"
+    plan = rank["skus"]["a100"]["segments"]["middle"]["plan"]
+    assert rank["skus"]["a100"]["file_bytes"][plan["file"]] == plan["bytes"]
+    assert rank["skus"]["h200"]["segments"]["middle"]["plan"] is None
