@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ..executor import Limits
@@ -53,6 +53,10 @@ class StepSizes:
     def max_samples(self) -> int:
         """Tokens that are drawn at most."""
         return max(layout.capacity.samples for layout in self.layouts)
+
+    def with_buckets(self, buckets: tuple[int, ...]) -> Self:
+        """The same with other sizes that decode steps are padded to."""
+        return replace(self, buckets=buckets)
 
     @classmethod
     def of(
