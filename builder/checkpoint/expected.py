@@ -33,7 +33,7 @@ class CheckedTensors:
 
     Attributes:
         scales: the calibrated scales that the build reads.
-        notes: what is left unread and why, for the user.
+        notes: what is left unread or assumed, and why, for the user.
     """
 
     scales: tuple[str, ...] = ()
@@ -86,7 +86,11 @@ def check_tensors(
     if network.config.tie_word_embeddings and LM_HEAD in checkpoint.tensors:
         _check_tied_copy(checkpoint, problems)
         problems.raise_if_any()
-    return CheckedTensors(tuple(read), _notes(checkpoint, read, qformat, kv_cache_dtype))
+    notes = _unread(checkpoint, read, qformat, kv_cache_dtype)
+    lacking = [name for name in kv_scales if name not in checkpoint.tensors]
+    if kv_cache_dtype == "fp8" and lacking:
+        notes += (f"{len(lacking)} KV cache scales are not in the checkpoint: 1 is taken for them",)
+    return CheckedTensors(tuple(read), notes)
 
 
 def _scale_names(network: Network) -> tuple[list[str], list[str]]:
@@ -184,7 +188,7 @@ def _nearest_without_scales(scheme: Scheme) -> str:
     )
 
 
-def _notes(
+def _unread(
     checkpoint: Checkpoint, read: list[str], qformat: str, kv_cache_dtype: str
 ) -> tuple[str, ...]:
     """Says which scales of the checkpoint the build leaves unread."""

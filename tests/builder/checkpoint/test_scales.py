@@ -61,7 +61,9 @@ def test_an_int8_kv_cache_needs_scales_and_fp8_does_not(model: Path) -> None:
     change(model, **{K_SCALE: None})
     with pytest.raises(CheckpointError, match="k_scale: is missing, with 0 more: kv_cache_dtype"):
         plan(model, kv_cache_dtype="int8")
-    plan(model, kv_cache_dtype="fp8")
+    assert plan(model, kv_cache_dtype="fp8").notes[1:] == (
+        "1 KV cache scales are not in the checkpoint: 1 is taken for them",
+    )
 
 
 def test_scales_that_are_not_needed_are_told(model: Path) -> None:

@@ -97,6 +97,20 @@ def test_pieces_of_stacked_and_sliced_tensors_are_those_of_the_whole(
         assert np.array_equal(unpack(at_once.data, dtype, (69, 23)), expected)
 
 
+def test_a_share_of_the_columns_is_quantised_as_in_the_whole(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    tensors = {name: rng.standard_normal((21, 48)).astype(np.float32) for name in ("gate", "up")}
+    whole_weight = stack("w", [whole(name, (21, 48)) for name in tensors]).stored_as("i8")
+    with checkpoint_of(tmp_path, "float32", **tensors) as checkpoint:
+        at_once = pack_rows(checkpoint, whole_weight, "rows", 0, 42)
+        share = pack_rows(checkpoint, whole_weight.columns(16, 32), "rows", 0, 42)
+    assert np.array_equal(share.data, at_once.data[:, 16:32])
+    assert share.scale is not None and at_once.scale is not None
+    assert np.array_equal(share.scale, at_once.scale)
+    assert share.column_sums is not None
+    assert np.array_equal(share.column_sums, share.data.sum(axis=1, dtype=np.int64))
+
+
 @pytest.mark.parametrize("dtype", LAYOUTS)
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_values_that_are_not_finite_are_named(tmp_path: Path, dtype: str, stored: str) -> None:
