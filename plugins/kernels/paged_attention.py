@@ -164,14 +164,11 @@ def paged_attention(
     if v_scale is not None:
         acc = acc * tl.load(v_scale)
 
-    if partial is None:
-        is_whole = True
-    else:
-        is_whole = partial_index < 0
-    if is_whole:
-        at = (token * NUM_HEADS + head) * HEAD_DIM
-        value = to_stored(acc / row_sum[:, None], out.dtype.element_ty)
-        tl.store(out + at[:, None] + dim[None, :], value, mask=tile_mask)
+    at = ((token * NUM_HEADS + head) * HEAD_DIM)[:, None] + dim[None, :]
+    if partial is None:  # noqa: SIM114 (decided when it is compiled, the other when it runs)
+        tl.store(out + at, to_stored(acc / row_sum[:, None], out.dtype.element_ty), mask=tile_mask)
+    elif partial_index < 0:
+        tl.store(out + at, to_stored(acc / row_sum[:, None], out.dtype.element_ty), mask=tile_mask)
     else:
         index = partial_index.to(tl.int64) * NUM_HEADS + head
         tl.store(partial + index[:, None] * HEAD_DIM + dim[None, :], acc, mask=tile_mask)
