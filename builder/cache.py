@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from enginery.builder.errors import OutputError, Problem
+
 CACHE_DIR_VARIABLE = "ENGINERY_CACHE_DIR"
 # Part of every key: raise it when what a key stands for is made differently.
 CACHE_VERSION = 1
@@ -63,9 +65,24 @@ class Cache:
             return None
         return content
 
-    def has(self, kind: str, key: str) -> bool:
-        """Whether there is an entry; `get` may still find that it is not whole."""
-        return self.root is not None and (self.root / kind / key).is_file()
+    def prepare(self) -> None:
+        """Makes the folder and checks that it can be written.
+
+        Raises:
+            OutputError: it cannot.
+        """
+        if self.root is None:
+            return
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.root).close()
+        except OSError as error:
+            problem = Problem(
+                "cache_dir",
+                f"cannot be written: {error.strerror}",
+                "give another with --cache_dir, or --no_cache",
+            )
+            raise OutputError(str(self.root), [problem]) from None
 
     def put(self, kind: str, key: str, content: bytes) -> None:
         """Keeps the content under its key.

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from enginery.builder.cache import Cache, content_key, default_cache_dir
+from enginery.builder.errors import OutputError
 
 
 def test_what_is_put_is_found_under_its_key_and_kind_alone(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "not" / "there")
-    assert cache.get("kernels", "a") is None and not cache.has("kernels", "a")
+    assert cache.get("kernels", "a") is None
     for content in (b"", b"\n", bytes(range(256)) * 99):
         cache.put("kernels", "a", content)
         assert cache.get("kernels", "a") == content
@@ -88,3 +89,12 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert default_cache_dir() == Path("/x/enginery")
     monkeypatch.setenv("ENGINERY_CACHE_DIR", "/y")
     assert default_cache_dir() == Path("/y")
+
+
+def test_a_cache_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    Cache(None).prepare()
+    Cache(tmp_path / "new" / "folder").prepare()
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cache_dir: cannot be written: .* or --no_cache\)"):
+        Cache(tmp_path / "file").prepare()

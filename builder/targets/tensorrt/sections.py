@@ -112,7 +112,9 @@ class Artifacts:
         Raises:
             BuildError: a package that this takes is not installed, or TensorRT refuses a segment.
             KernelCompileError: a kernel does not compile.
+            OSError: the cache cannot be written.
         """
+        self.cache.prepare()
         dtype = ENGINE_DTYPES[self.options.dtype]
         self.onnx = {
             segment: emit_segment(segment, dtype)
