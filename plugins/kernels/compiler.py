@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -119,15 +120,20 @@ def _explain(error: BaseException) -> str:
 
 def main(folder: Path) -> None:
     """Compiles the jobs on standard input; stops at the first that fails."""
+    # The assembler prints what it refuses to standard output, which is for results alone.
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
         fields = json.loads(line)
         job = CompileJob(**fields | {"capability": tuple(fields["capability"])})
         try:
             result = dataclasses.asdict(compile_kernel(job, folder))
         except Exception as error:  # the compiler raises all kinds
-            print(json.dumps({"name": job.name, "error": _explain(error)}))
+            print(
+                json.dumps({"name": job.name, "error": _explain(error)}), file=results, flush=True
+            )
             return
-        print(json.dumps(result | {"cubin": str(result["cubin"])}), flush=True)
+        print(json.dumps(result | {"cubin": str(result["cubin"])}), file=results, flush=True)
 
 
 if __name__ == "__main__":

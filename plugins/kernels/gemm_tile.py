@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .dequantise import high_int4_to, low_int4_to
+
 INT4_GROUP = tl.constexpr(128)  # int4_wo: neighbours along K that share a scale
 # Hopper's tensor cores add FP8 products with fewer bits than float32. Tiles of up to this many
 # elements have the registers to move each block of K into float32 sums of their own.
@@ -140,23 +142,34 @@ def _multiply_int4(
     K: tl.constexpr, BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """4-bit weights with a scale per group, transposed: [WIDTH, BLOCK_M]. A step is a group."""
+    """4-bit weights with a scale per group, transposed: [WIDTH, BLOCK_M]. A step is a group.
+
+    A byte holds the weights of an even and an odd place of K, and so does a word of x: each half
+    is multiplied on its own, and nothing has to be moved between threads to restore the order.
+    """
+    stored: tl.constexpr = x.dtype.element_ty
+    dtype: tl.constexpr = tl.float32 if INTERPRET else stored
+    pairs: tl.constexpr = GROUP // 2
+    groups: tl.constexpr = K // GROUP
     is_row = (row < rows)[None, :]
-    x_at = x + row[None, :].to(tl.int64) * K + tl.arange(0, GROUP)[:, None]
-    w_at = weight + column[:, None] * (K // 2) + tl.arange(0, GROUP // 2)[None, :]
-    scale_at = scale + column * (K // GROUP)
+    words = x.to(tl.pointer_type(tl.int32), bitcast=True)
+    x_at = words + row[None, :].to(tl.int64) * (K // 2) + tl.arange(0, pairs)[:, None]
+    w_at = weight + column[:, None] * (K // 2) + tl.arange(0, pairs)[None, :]
+    scale_at = scale + column * groups
     acc = tl.zeros((WIDTH, BLOCK_M), dtype=tl.float32)
-    for _ in range(0, K, GROUP):
-        x_tile = tl.load(x_at, mask=is_row, other=0.0)
+    group_scale = tl.load(scale_at)
+    for group in range(groups):
+        # The next group's, so that nothing waits for it.
+        next_scale = tl.load(scale_at + tl.minimum(group + 1, groups - 1))
+        word = tl.load(x_at, mask=is_row, other=0)
         packed = tl.load(w_at)
-        low = (packed << 4).to(tl.int8, bitcast=True) >> 4
-        high = packed.to(tl.int8, bitcast=True) >> 4
-        if INTERPRET:
-            x_tile = x_tile.to(tl.float32)
-        w_tile = tl.join(low, high).reshape(WIDTH, GROUP).to(x_tile.dtype)
+        x_even = word.to(tl.int16).to(stored, bitcast=True).to(dtype)
+        x_odd = (word >> 16).to(tl.int16).to(stored, bitcast=True).to(dtype)
+        sums = tl.dot(low_int4_to(packed, stored, INTERPRET), x_even)
+        sums = tl.dot(high_int4_to(packed, stored, INTERPRET), x_odd, sums)
         # Exact sums of the group, then one product with its scale.
-        acc += tl.dot(w_tile, x_tile) * tl.load(scale_at).to(tl.float32)[:, None]
-        x_at += GROUP
-        w_at += GROUP // 2
-        scale_at += 1
+        acc += sums * group_scale.to(tl.float32)[:, None]
+        group_scale = next_scale
+        x_at += pairs
+        w_at += pairs
     return acc

@@ -115,7 +115,7 @@ def compile_jobs(
     if workers < 1:
         raise ValueError(f"workers {workers} must be at least 1")
     done: dict[str, CompiledKernel] = {}
-    errors: list[KernelCompileError] = []
+    errors: list[BaseException] = []
     lock = threading.Lock()
 
     def finished(kernel: CompiledKernel) -> None:
@@ -127,7 +127,7 @@ def compile_jobs(
     def work(share: Sequence[CompileJob]) -> None:
         try:
             _run_worker(share, folder, finished)
-        except KernelCompileError as error:
+        except BaseException as error:  # raised again below, in the caller's thread
             errors.append(error)
 
     shares = [jobs[i::workers] for i in range(min(workers, len(jobs)))]
@@ -160,8 +160,6 @@ def _run_worker(
         left = list(jobs)
         with worker:
             for line in worker.stdout:
-                if not line.startswith("{"):
-                    continue  # something below the compiler talks
                 result = json.loads(line)
                 if "error" in result:
                     worker.kill()

@@ -2,7 +2,8 @@
 # mypy: allow-untyped-defs, allow-untyped-decorators
 """Passes over a list of logits in order of token id, for `sample`.
 
-A list is `values` float32 [size], of logits, or where IS_WEIGHED of weights. What has been filtered is not moved: a pass keeps element i when
+A list is `values` float32 [size], of logits, or where IS_WEIGHED of weights. What has been filtered
+is not moved: a pass keeps element i when
 (its key > key_at, or equals it and i <= key_last), the key being the logit's place in the order of
 all float32 (top_k); and (its weight's bits > bits_at, or equal it and i <= bits_last) (top_p); and
 its weight >= min_p.
@@ -84,14 +85,14 @@ def sum_of_kept(
     key_at, key_last, bits_at, bits_last, min_p, BLOCK: tl.constexpr, IS_WEIGHED: tl.constexpr,
 ):  # fmt: skip
     """Returns the kept weights' sum, float64."""
-    total = tl.full([], 0.0, tl.float64)
+    # A sum per lane, and across lanes once at the end, where the threads have to wait for another.
+    lanes = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
-        weight = kept_weight(
+        lanes += kept_weight(
             values, start + tl.arange(0, BLOCK), size, largest, temperature,
             key_at, key_last, bits_at, bits_last, min_p, IS_WEIGHED,
         )  # fmt: skip
-        total += tl.sum(weight, axis=0).to(tl.float64)
-    return total
+    return tl.sum(lanes.to(tl.float64), axis=0)
 
 
 @triton.jit
@@ -146,12 +147,12 @@ def _bin_of(x, largest):
 @triton.jit
 def _count_from(values, size, key, BLOCK: tl.constexpr):
     """Returns how many have at least `key`."""
-    count = tl.full([], 0, tl.int32)
+    lanes = tl.zeros([BLOCK], tl.int32)
     for start in range(0, size, BLOCK):
         i = start + tl.arange(0, BLOCK)
         x = tl.load(values + i, mask=i < size, other=float("-inf"))
-        count += tl.sum(((key_of(x) >= key) & (i < size)).to(tl.int32), axis=0)
-    return count
+        lanes += ((key_of(x) >= key) & (i < size)).to(tl.int32)
+    return tl.sum(lanes, axis=0)
 
 
 @triton.jit

@@ -84,7 +84,7 @@ _HOPPER: dict[str, Widths] = {
         (
             GemmTile(16, 16, 32, 256, 4, 8),
             GemmTile(64, 64, 32, 512, 4, 4),
-            GemmTile(256, 64, 128, 128, 4, 4),
+            GemmTile(512, 64, 128, 128, 4, 4),
             GemmTile(None, 128, 256, 128, 8, 4),
         ),
     ),
@@ -98,7 +98,7 @@ _HOPPER: dict[str, Widths] = {
         (
             GemmTile(16, 16, 32, 256, 4, 8),
             GemmTile(64, 64, 32, 512, 4, 4),
-            GemmTile(256, 64, 128, 128, 4, 4),
+            GemmTile(512, 64, 128, 128, 4, 4),
             GemmTile(None, 128, 256, 128, 16, 3),
         ),
     ),
@@ -111,19 +111,20 @@ _HOPPER: dict[str, Widths] = {
         (
             GemmTile(16, 16, 32, 256, 4, 6),
             GemmTile(64, 64, 32, 128, 4, 5),
+            GemmTile(256, 128, 64, 128, 4, 4),
             GemmTile(512, 128, 128, 64, 8, 4),
             GemmTile(None, 256, 128, 64, 8, 3),
         ),
     ),
     "int4_wo": (
         (
-            GemmTile(16, 16, 64, 128, 4, 5),
-            GemmTile(64, 64, 128, 128, 8, 4),
+            GemmTile(16, 16, 32, 128, 2, 8),
+            GemmTile(64, 64, 128, 128, 4, 4),
             GemmTile(None, 128, 64, 128, 4, 3),
         ),
         (
-            GemmTile(16, 16, 32, 128, 4, 8),
-            GemmTile(64, 64, 64, 128, 4, 5),
+            GemmTile(16, 16, 32, 128, 2, 8),
+            GemmTile(64, 64, 32, 128, 4, 5),
             GemmTile(None, 128, 64, 128, 4, 3),
         ),
     ),

@@ -46,31 +46,32 @@ def gemm_job(
     return CompileJob(name, spec, types, constants, capability, tile.num_warps, tile.num_stages)
 
 
-def row_jobs(capability: tuple[int, int]) -> list[CompileJob]:
+def row_job(capability: tuple[int, int], spec: str) -> CompileJob:
     eight_bits = "*i8" if capability < (8, 9) else "*fp8e4nv"
     columns = 4096
     row, chunk = tiles.row_tile(columns), tiles.chunk_tile(columns)
     chunks = {"COLUMNS": columns, "BLOCK": chunk.block}
-    sampling = tiles.sample_tile(128256)
-    jobs = [
-        (
-            "rms_norm",
+    types, constants, num_warps = {
+        "rms_norm": (
             {"x": "*fp32", "weight": "*fp32", "inverse": "*fp32", "out": eight_bits},
             {"EPSILON": 1e-5, "COLUMNS": columns, "BLOCK": row.block},
             row.num_warps,
         ),
-        ("quantize", {"x": BF16, "inverse": "*fp32", "out": eight_bits}, chunks, chunk.num_warps),
-        ("add", {"a": "*fp32", "b": "*fp32", "out": "*fp32"}, chunks, chunk.num_warps),
-    ]
-    if capability == (9, 0):  # the one that takes long
-        types = {"logits": "*fp32", "samples": "*i32", "token_ids": "*i32", "scratch": "*fp32"}
-        constants = {"VOCAB": 128256, "BLOCK": sampling.block}
-        jobs.append(("sample", types, constants, sampling.num_warps))
-    return [
-        CompileJob(f"{spec}-{capability[0]}{capability[1]}", spec, types, dict(constants),
-                   capability, num_warps, 3)
-        for spec, types, constants, num_warps in jobs
-    ]  # fmt: skip
+        "quantize": ({"x": BF16, "inverse": "*fp32", "out": eight_bits}, chunks, chunk.num_warps),
+        "add": ({"a": "*fp32", "b": "*fp32", "out": "*fp32"}, chunks, chunk.num_warps),
+    }[spec]
+    name = f"{spec}-{capability[0]}{capability[1]}"
+    return CompileJob(name, spec, types, dict(constants), capability, num_warps, 3)
+
+
+def sample_job(capability: tuple[int, int], vocab: int) -> CompileJob:
+    tile = tiles.sample_tile(vocab)
+    types = {"logits": "*fp32", "samples": "*i32", "token_ids": "*i32", "scratch": "*fp32"}
+    constants: dict[str, Any] = {"VOCAB": vocab, "BLOCK": tile.block}
+    return CompileJob(
+        f"sample-{vocab}-{capability[0]}{capability[1]}", "sample", types, constants, capability,
+        tile.num_warps, 3,
+    )  # fmt: skip
 
 
 def supports(capability: tuple[int, int], operands: str) -> bool:
@@ -88,17 +89,20 @@ def check(kernel: jobs.CompiledKernel, job: CompileJob) -> None:
 
 def test_one_of_each_kernel(tmp_path: Path) -> None:
     """The largest tiles, which are those that could spill."""
-    todo = []
-    for i, capability in enumerate(CAPABILITIES):
-        todo += row_jobs(capability)
-        kinds = [operands for operands in OPERANDS if supports(capability, operands)]
-        first, second = kinds[i % len(kinds)], kinds[(i + 2) % len(kinds)]
-        tile = tiles.gemm_variants(capability, first, 4096, 4096)[-1]
-        todo.append(gemm_job(capability, first, tile, 4096, 4096, "gemm"))
-        tile = tiles.swiglu_variants(capability, second, 14336, 4096)[-1]
-        todo.append(gemm_job(capability, second, tile, 14336, 4096, "gemm_swiglu"))
-    tile = tiles.gemm_variants((9, 0), "act", 4096, 4096)[-1]
-    todo.append(gemm_job((9, 0), "act", tile, 4096, 4096, "gemm"))
+    todo = [row_job((9, 0), "quantize"), row_job((9, 0), "add"), sample_job((9, 0), 512)]
+    for capability, operands, spec in (
+        ((8, 0), "int8", "gemm"),
+        ((8, 9), "fp8", "gemm_swiglu"),
+        ((9, 0), "int8", "gemm_swiglu"),
+        ((10, 0), "act", "gemm"),
+        ((12, 0), "int4_wo", "gemm_swiglu"),
+        ((9, 0), "act", "gemm"),
+    ):
+        variants = tiles.swiglu_variants if spec == "gemm_swiglu" else tiles.gemm_variants
+        tile = variants(capability, operands, 14336, 4096)[-1]
+        todo.append(row_job(capability, "rms_norm"))
+        todo.append(gemm_job(capability, operands, tile, 14336, 4096, spec))
+    todo = list({job.name: job for job in todo}.values())
     seen: list[str] = []
     kernels = compile_jobs(todo, tmp_path, workers=2, on_done=lambda k: seen.append(k.name))
     assert sorted(seen) == sorted(job.name for job in todo)
@@ -114,7 +118,7 @@ def test_one_of_each_kernel(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_tile(capability: tuple[int, int], tmp_path: Path) -> None:
-    todo = []
+    todo = [sample_job(capability, 128256)]
     for operands in OPERANDS:
         if not supports(capability, operands):
             continue
@@ -150,7 +154,9 @@ def test_jobs_before_one_that_fails_are_reported(tmp_path: Path) -> None:
 def test_dead_worker_is_reported_with_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "dies.py").write_text("import os, sys\nprint('no PTX', file=sys.stderr)\nos.abort()")
+    (tmp_path / "dies.py").write_text(
+        "import os, sys\nprint('no PTX', file=sys.stderr)\nos.abort()"
+    )
     monkeypatch.setattr(jobs, "WORKER", "dies")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(KernelCompileError, match=r"(?s)kernel add .*status -6.*no PTX"):

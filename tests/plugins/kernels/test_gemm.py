@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from enginery.plugins.kernels import spec
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 def run(
     operands: linear_operands.Operands, n: int, k: int, out: str = "float32", **more: object
-) -> np.ndarray:
+) -> npt.NDArray[np.float32]:
     rows = len(operands.x)
     block_m, block_n, block_k = 16, 32, 128 if operands.kind == "int4_wo" else 64
     y = torch.full((rows, n), float("nan"), dtype=getattr(torch, out))
@@ -23,7 +24,7 @@ def run(
         rows, N=n, K=k, WEIGHT=operands.kind, BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k,
         GROUP_M=2, INTERPRET=True,
     )  # fmt: skip
-    result: np.ndarray = y.float().numpy()
+    result: npt.NDArray[np.float32] = y.float().numpy()
     return result
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from enginery.plugins.kernels import spec
@@ -12,13 +13,13 @@ torch = pytest.importorskip("torch")
 STORED = {"fp8": "float8_e4m3fn", "int8": "int8"}
 
 
-def run(x: np.ndarray, inverse: float, kind: str) -> np.ndarray:
+def run(x: npt.NDArray[np.float32], inverse: float, kind: str) -> npt.NDArray[np.float32]:
     rows, columns = x.shape
     out = torch.zeros((rows, columns), dtype=getattr(torch, STORED[kind]))
     spec.load("quantize")[(rows * -(-columns // 128),)](
         torch.from_numpy(x).bfloat16(), torch.tensor([inverse]), out, COLUMNS=columns, BLOCK=128
     )
-    result: np.ndarray = out.float().numpy()
+    result: npt.NDArray[np.float32] = out.float().numpy()
     return result
 
 
