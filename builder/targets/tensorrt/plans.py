@@ -8,6 +8,7 @@ structure, the limits and the compute capability, and on no weight.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from enginery.builder.targets.tensorrt.gemm_operands import read_gemms
 from enginery.builder.targets.tensorrt.onnx_segment import gemm_node_name, layer_name
 from enginery.builder.targets.tensorrt.plan_process import PlanProcess
 from enginery.builder.targets.tensorrt.segment import SegmentNode, SegmentType
+from enginery.builder.targets.tensorrt.workspace import EXTRA_LOGIT_ROWS
 
 Capability = tuple[int, int]
 
@@ -105,15 +107,19 @@ def plan_profiles(rows: str, max_batch_size: int, max_num_tokens: int) -> tuple[
     """The profiles of a segment, in the order in which a plan has them.
 
     Decode steps have a row per sequence and are tuned for a batch that is half full; steps with
-    prefill chunks have up to `max_num_tokens`, which chunking fills.
+    prefill chunks have up to `max_num_tokens`, which chunking fills. A few more rows than there
+    are sequences want logits where a request asks for those of its prompt.
 
     Args:
         rows: "tokens" or "logits": what the rows of its values are.
-        max_batch_size: sequences of a step; as many rows want logits at most.
+        max_batch_size: sequences of a step.
         max_num_tokens: rows of a step, at least `max_batch_size`.
     """
     decode = Profile(1, max(1, max_batch_size // 2), max_batch_size)
-    if rows == "logits" or max_num_tokens <= max_batch_size:
+    if rows == "logits":
+        most = min(max_batch_size + EXTRA_LOGIT_ROWS, max_num_tokens)
+        return (dataclasses.replace(decode, max=max(most, max_batch_size)),)
+    if max_num_tokens <= max_batch_size:
         return (decode,)
     return (decode, Profile(max_batch_size, max_num_tokens, max_num_tokens))
 

@@ -178,7 +178,9 @@ def test_profiles_follow_the_limits() -> None:
     assert plan_profiles("tokens", 64, 2048) == (Profile(1, 32, 64), Profile(64, 2048, 2048))
     assert plan_profiles("tokens", 1, 7) == (Profile(1, 1, 1), Profile(1, 7, 7))
     assert plan_profiles("tokens", 8, 8) == (Profile(1, 4, 8),)
-    assert plan_profiles("logits", 64, 2048) == (Profile(1, 32, 64),)
+    # 64 more for the logits of prompts, as the runtime asks for.
+    assert plan_profiles("logits", 64, 2048) == (Profile(1, 32, 128),)
+    assert plan_profiles("logits", 64, 70) == (Profile(1, 32, 70),)
 
 
 def test_plan_survives_the_cache() -> None:
