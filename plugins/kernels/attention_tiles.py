@@ -3,8 +3,9 @@
 
 Those of 9.0 are measured on an H100 (32 query heads, 8 key-value heads, head_dim 128): decode of 64
 sequences of 4096 tokens reads a bfloat16 cache at 3.0 TB/s and an fp8 cache at 2.8 TB/s, prefill of
-a bfloat16 cache runs at 385 to 425 TFLOP/s. Elsewhere they are the largest tiles of that kind that
-need no spilled register and fit in shared memory.
+a bfloat16 cache runs at 385 to 425 TFLOP/s. The decode of an int8 cache there, and everything
+elsewhere, is not measured: the largest tiles of that kind that need no spilled register and fit in
+shared memory.
 """
 
 from __future__ import annotations
