@@ -8,6 +8,7 @@ engine records the hash of the source that was compiled: another source is refus
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -73,6 +74,12 @@ TORCH_DTYPES = {
 }  # fmt: skip
 
 
+@functools.cache
+def source_sha256(name: str) -> str:
+    """Of a kernel's source here, as it was when it was first asked for."""
+    return spec.source_sha256(name)
+
+
 def check_source(image: KernelImage) -> None:
     """Checks that a kernel was compiled from the source in this package.
 
@@ -86,7 +93,7 @@ def check_source(image: KernelImage) -> None:
             + (f"{image.spec} {known.version}" if known else ", ".join(spec.KERNELS)),
             "UNSUPPORTED_OP",
         )
-    here = spec.source_sha256(image.spec)
+    here = source_sha256(image.spec)
     if here != image.source_sha256:
         raise EngineMismatchError(
             f"kernel {image.name!r} was compiled from source {image.source_sha256[:12]}...; the "

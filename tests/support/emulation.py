@@ -46,16 +46,17 @@ EMULATED = {
     "none": Tolerance(0.022, "values, attention and KV cache keep 8 bits of mantissa"),
     "int8_wo": Tolerance(0.025, "as none; a weight times its scale is rounded by ONNX alone"),
     "int4_wo": Tolerance(0.025, "as int8_wo"),
-    "int8_sq": Tolerance(0.05, "as none; a value that is off by 2^-9 may fall to the next code"),
-    "fp8": Tolerance(0.09, "as int8_sq; the next code is up to 1/8 away"),
-    "kv int8": Tolerance(0.04, "as none; keys and values in 255 steps over all of a layer"),
-    "kv fp8": Tolerance(0.06, "as none; keys and values keep 4 bits of mantissa"),
+    # transformers against itself with the outputs of linear layers rounded to bfloat16: 0.08, 0.12.
+    "int8_sq": Tolerance(0.11, "as none; what is off by 2^-9 may fall to the next of 255 codes"),
+    "fp8": Tolerance(0.15, "as int8_sq; the next code is up to 1/8 away"),
+    "kv int8": Tolerance(0.06, "as none; keys and values in 255 steps over all of a layer"),
+    "kv fp8": Tolerance(0.09, "as none; keys and values keep 4 bits of mantissa"),
     "float16": Tolerance(0.003, "as none with 11 bits of mantissa"),
 }
 
-# The same engine in another way; a reason each.
-SAME_STEP = Tolerance(0.012, "ONNX rounds a product before scale and residual, kernels after")
-OTHER_TILES = Tolerance(0.012, "sums in another order, which round to the next bfloat16")
+# The same engine run in another way.
+SAME_STEP = Tolerance(0.025, "ONNX rounds a product before scale and residual, kernels after")
+TWO_RANKS = Tolerance(0.015, "partial sums are added in another order, and rounded to bfloat16")
 
 
 def build_emulated(model: Path, output: Path, **options: Any) -> Path:
