@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Adds an all-reduced partial result to the residual stream."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .programmatic import wait_for_previous
 
 
 @triton.jit
@@ -19,6 +21,7 @@ def add(a, b, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
         COLUMNS: width of a row.
         BLOCK: elements of a program, a power of two.
     """
+    wait_for_previous()
     blocks: tl.constexpr = (COLUMNS + BLOCK - 1) // BLOCK
     program = tl.program_id(0)
     column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)

@@ -64,7 +64,10 @@ def compile_kernel(job: CompileJob, folder: Path) -> CompiledKernel:
             if kind.startswith("*")
         },
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    target = GPUTarget("cuda", capability, 32)
+    # Kernels ask which capability they are compiled for; the language asks the GPU that is there.
+    triton.runtime.driver.set_active(_CompileOnlyDriver(target))
+    compiled = triton.compile(source, target=target, options=options)
     cubin = folder / f"{job.name}.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]
@@ -87,7 +90,18 @@ def compile_kernel(job: CompileJob, folder: Path) -> CompiledKernel:
         instructions=tuple(name for name, text in MATRIX_INSTRUCTIONS.items() if text in ptx),
         signature=tuple(signature),
         constants=constants,
+        programmatic_launch="griddepcontrol.wait" in ptx,
     )
+
+
+class _CompileOnlyDriver:
+    """What kernels take for the GPU's driver where only the target is known."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def get_current_target(self) -> Any:
+        return self._target
 
 
 def _resources(ptx: str, capability: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """4-bit weights to bfloat16 or float16 in registers, four at a time.
 
 The conversion instructions are too few per clock to keep up with memory. An integer put into the

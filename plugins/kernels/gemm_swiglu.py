@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Gate and up projections with SwiGLU in one kernel: what they give never goes to memory."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .convert import to_stored
 from .gemm_tile import multiply, tile_of
+from .programmatic import wait_for_previous
 
 
 @triton.jit
@@ -37,6 +38,7 @@ def gemm_swiglu(
         GROUP_M: blocks of rows that share blocks of columns.
         INTERPRET: multiply in float32, for the interpreter.
     """
+    wait_for_previous()
     WIDTH: tl.constexpr = 2 * BLOCK_N
     block_m, block_n = tile_of(rows, (F + BLOCK_N - 1) // BLOCK_N, BLOCK_M, GROUP_M)
     row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -78,6 +78,8 @@ class CompiledKernel:
     signature: tuple[tuple[str, str], ...]
     """(parameter, type or "constexpr") in source order."""
     constants: dict[str, int | float | bool | str | None]
+    programmatic_launch: bool = False
+    """Waits by itself for the kernel before it, so that it may be launched early."""
 
     def record(self) -> dict[str, Any]:
         """Returns the kernel's entry in an engine's `sku.json`."""

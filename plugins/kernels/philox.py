@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw (SC 2011).
 
 The numbers are those of the runtime's sampler (`runtime/src/sample/philox.h`): which side samples

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Quantises activations, e.g. attention's output, with a static scale per tensor."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .convert import to_stored
+from .programmatic import wait_for_previous
 
 
 @triton.jit
@@ -21,6 +22,7 @@ def quantize(x, inverse, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
         COLUMNS: width of a row.
         BLOCK: elements of a program, a power of two.
     """
+    wait_for_previous()
     blocks: tl.constexpr = (COLUMNS + BLOCK - 1) // BLOCK
     program = tl.program_id(0)
     column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)

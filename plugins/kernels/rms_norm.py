@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """RMSNorm of the residual stream, quantised for the GEMM that follows where that takes 8 bits."""
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .convert import to_stored
+from .programmatic import wait_for_previous
 
 
 @triton.jit
@@ -26,6 +27,7 @@ def rms_norm(
         COLUMNS: width of a row.
         BLOCK: the power of two that holds a row, which is read once.
     """
+    wait_for_previous()
     tl.static_assert(BLOCK >= COLUMNS, "a block holds a row")
     i = tl.arange(0, BLOCK)
     mask = i < COLUMNS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Draws tokens from rows of logits by the rules of the runtime's sampler, without sorting.
 
 The rules are those of `runtime/src/sample/sampler.h`. A vocabulary of 150,000 does not fit a
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .philox import uniform_at
+from .programmatic import wait_for_previous
 from .sample_list import (
     LOWEST_KEY,
     compact,
@@ -43,6 +44,7 @@ def sample(logits, samples, token_ids, scratch, VOCAB: tl.constexpr, BLOCK: tl.c
         VOCAB: width of a row, below 2^24.
         BLOCK: elements per step, a power of two.
     """
+    wait_for_previous()
     program = tl.program_id(0)
     record = samples + program * RECORD_WORDS
     flags = tl.load(record + 1)
@@ -98,7 +100,7 @@ def _draw(
             row, VOCAB, largest, temperature, LOWEST_KEY, -1, -1, -1, 0.0, BLOCK, False
         )
     token = tl.full([], -1, tl.int32)
-    if scratch is not None:
+    if scratch is not None:  # noqa: SIM102 (of two kinds: a constant, and a condition at run time)
         if (top_k < VOCAB) | (top_p < 1.0) | (min_p > 0.0):
             dropped = (1.0 - top_p.to(tl.float64)) * total
             count = compact(row, largest, temperature, top_k, dropped, min_p, scratch, VOCAB, BLOCK)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """Passes over a list of logits in order of token id, for `sample`.
 
 A list is `values` float32 [size], of logits, or where IS_WEIGHED of weights. What has been filtered

@@ -166,7 +166,7 @@ def test_dead_worker_is_reported_with_the_job(
 @pytest.mark.parametrize("change", [{"name": "../a"}, {"name": ""}, {"spec": "convolution"}])
 def test_job_that_makes_no_sense(change: dict[str, str]) -> None:
     fields = {"name": "add", "spec": "add"} | change
-    with pytest.raises(ValueError, match="name|spec"):
+    with pytest.raises(ValueError, match=r"name|spec"):
         CompileJob(fields["name"], fields["spec"], {}, {}, (9, 0), 1, 3)
 
 
