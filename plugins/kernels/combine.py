@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .convert import to_stored
+from .programmatic import wait_for_previous
 
 # Splits merged at once: enough loads in flight to hide their latency.
 SPLITS = tl.constexpr(16)
@@ -23,6 +24,7 @@ def combine(
     Grid: num_merges * NUM_HEADS. merge [merges, 4]: token, first partial index, count (0: padding),
     0; partial and partial_stats as `paged_attention` writes them; out [T, NUM_HEADS HEAD_DIM].
     """
+    wait_for_previous()
     entry = merge + (tl.program_id(0) // NUM_HEADS) * 4
     head = tl.program_id(0) % NUM_HEADS
     count = tl.load(entry + 2)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .programmatic import wait_for_previous
+
 
 @triton.jit
 def embed(token_ids, weight, scale, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
@@ -15,6 +17,7 @@ def embed(token_ids, weight, scale, out, COLUMNS: tl.constexpr, BLOCK: tl.conste
     Grid: T * cdiv(COLUMNS, BLOCK). token_ids [T], weight [vocab, COLUMNS], scale [vocab] or None,
     out [T, COLUMNS].
     """
+    wait_for_previous()
     blocks: tl.constexpr = tl.cdiv(COLUMNS, BLOCK)
     token = tl.program_id(0) // blocks
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)

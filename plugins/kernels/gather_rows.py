@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .programmatic import wait_for_previous
+
 
 @triton.jit
 def gather_rows(x, logit_rows, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
@@ -14,6 +16,7 @@ def gather_rows(x, logit_rows, out, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
 
     Grid: L * cdiv(COLUMNS, BLOCK). x [T, COLUMNS], logit_rows [L], out [L, COLUMNS].
     """
+    wait_for_previous()
     blocks: tl.constexpr = tl.cdiv(COLUMNS, BLOCK)
     row = tl.program_id(0) // blocks
     column = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)

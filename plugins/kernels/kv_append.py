@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .convert import to_stored
+from .programmatic import wait_for_previous
 from .rotary import sin_cos
 
 
@@ -44,6 +45,7 @@ def kv_append(
     slot < 0 marks a padded token, for which nothing is written; caches [num_blocks, NUM_KV_HEADS,
     TOKENS_PER_BLOCK, HEAD_DIM]. HALF_BLOCK is the power of two from HEAD_DIM / 2.
     """
+    wait_for_previous()
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     GROUP_BLOCK: tl.constexpr = triton.next_power_of_2(GROUP)
     HALF: tl.constexpr = HEAD_DIM // 2

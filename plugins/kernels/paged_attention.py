@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .convert import to_stored
+from .programmatic import wait_for_previous
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 # What a masked score becomes: finite, so that a tile in which a row sees nothing makes no NaN. Its
@@ -96,6 +97,7 @@ def paged_attention(
     context_lens [sequences]; positions [T]. GROUP_BLOCK is the power of two from NUM_HEADS /
     NUM_KV_HEADS, HEAD_BLOCK that from HEAD_DIM.
     """
+    wait_for_previous()
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     item = work + (tl.program_id(0) // NUM_KV_HEADS) * 8
     kv_head = tl.program_id(0) % NUM_KV_HEADS

@@ -40,6 +40,8 @@ class KernelImage:
     """(parameter, type) in source order; "constexpr" is not passed."""
     constants: Mapping[str, Scalar]
     """Values of the constexpr parameters."""
+    programmatic_launch: bool = False
+    """It waits by itself for the kernel before it, so that it may be launched early."""
 
     @property
     def parameters(self) -> tuple[tuple[str, str], ...]:

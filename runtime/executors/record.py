@@ -54,6 +54,13 @@ class Record:
             raise self.fail(name, f"an integer in [{low}, {high}]")
         return value
 
+    def boolean(self, name: str) -> bool:
+        """A truth value."""
+        value = self._fields.get(name)
+        if not isinstance(value, bool):
+            raise self.fail(name, "true or false")
+        return value
+
     def string(self, name: str, among: Sequence[str] | None = None) -> str:
         """A string, one of `among` when that is given."""
         value = self._fields.get(name)

@@ -112,6 +112,8 @@ def _kernel(name: str, record: Record, members: Mapping[str, bytes]) -> KernelIm
         spill_bytes=record.integer("spill_bytes", 0, 2**31 - 1),
         signature=tuple(signature),
         constants=constants,
+        programmatic_launch=record.has("programmatic_launch")
+        and record.boolean("programmatic_launch"),
     )
 
 
