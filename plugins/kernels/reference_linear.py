@@ -65,7 +65,7 @@ def unpack_int4(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """[N, K / 2], the low half of a byte first -> int8 [N, K] in -8..7."""
     signed = packed.view(np.int8)
     pairs = np.stack([np.left_shift(signed, 4) >> 4, signed >> 4], axis=-1)
-    return pairs.reshape(packed.shape[0], -1)
+    return np.asarray(pairs.reshape(packed.shape[0], -1), np.int8)
 
 
 def real_weight(weight: Any, scale: Any, kind: str) -> Float32Array:

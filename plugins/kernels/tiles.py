@@ -184,12 +184,14 @@ def _derived(widths: Widths) -> dict[str, Widths]:
     }
 
 
-def _up_to_128x128(tiles: Tiles) -> Tiles:
-    """Without larger tiles, whose results leave tensor memory through too few registers."""
+def _blackwell(operands: str, tiles: Tiles) -> Tiles:
+    """Hopper's, changed where results would leave tensor memory through too few registers."""
     out: list[GemmTile] = []
     for tile in tiles:
         if tile.block_m * tile.block_n > 128 * 128:
             tile = GemmTile(tile.max_rows, 128, 128, tile.block_k, 8, 4)
+        elif operands == "int8_wo" and tile.block_m == tile.block_n == 64:
+            tile = dataclasses.replace(tile, num_warps=8)
         if out and dataclasses.replace(out[-1], max_rows=tile.max_rows) == tile:
             out.pop()
         out.append(tile)
@@ -202,7 +204,7 @@ _GEMM: dict[int, dict[str, Widths]] = {
     89: _derived(_SMALL_SHARED),
     90: _HOPPER,
     100: {
-        operands: (_up_to_128x128(wide), _up_to_128x128(narrow))
+        operands: (_blackwell(operands, wide), _blackwell(operands, narrow))
         for operands, (wide, narrow) in _HOPPER.items()
     },
     120: _derived(_SMALL_SHARED),

@@ -50,8 +50,8 @@ def row_job(capability: tuple[int, int], spec: str) -> CompileJob:
     eight_bits = "*i8" if capability < (8, 9) else "*fp8e4nv"
     columns = 4096
     row, chunk = tiles.row_tile(columns), tiles.chunk_tile(columns)
-    chunks = {"COLUMNS": columns, "BLOCK": chunk.block}
-    types, constants, num_warps = {
+    chunks: dict[str, Any] = {"COLUMNS": columns, "BLOCK": chunk.block}
+    known: dict[str, tuple[dict[str, str], dict[str, Any], int]] = {
         "rms_norm": (
             {"x": "*fp32", "weight": "*fp32", "inverse": "*fp32", "out": eight_bits},
             {"EPSILON": 1e-5, "COLUMNS": columns, "BLOCK": row.block},
@@ -59,9 +59,10 @@ def row_job(capability: tuple[int, int], spec: str) -> CompileJob:
         ),
         "quantize": ({"x": BF16, "inverse": "*fp32", "out": eight_bits}, chunks, chunk.num_warps),
         "add": ({"a": "*fp32", "b": "*fp32", "out": "*fp32"}, chunks, chunk.num_warps),
-    }[spec]
+    }
+    types, constants, num_warps = known[spec]
     name = f"{spec}-{capability[0]}{capability[1]}"
-    return CompileJob(name, spec, types, dict(constants), capability, num_warps, 3)
+    return CompileJob(name, spec, types, constants, capability, num_warps, 3)
 
 
 def sample_job(capability: tuple[int, int], vocab: int) -> CompileJob:
