@@ -8,6 +8,7 @@ from a short list, so that the device can record it once per size and replay it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from ..batch import SAMPLE_HOST_ONLY, ScheduledBatch
 from ..engine import Engine
-from ..errors import EngineMismatchError, InvalidArgumentError
+from ..errors import EngineMismatchError, EngineryError, InvalidArgumentError
 from ..executor import ExecutorInfo, Limits, StepOutput
 from .attention_work import write_decode, write_step
 from .buckets import bucket_for, power_of_two
@@ -100,13 +101,19 @@ class SegmentedExecutor:
     def execute(self, batch: ScheduledBatch) -> None:
         """Queues a step; see `Executor.execute`."""
         self._pending = None
-        if len(batch.block_copies):
-            self._copy_blocks(batch.block_copies)
-        kind, shape = self._write(batch)
-        lists = [rank.steps[kind] for rank in self._ranks]
-        key = (shape,) if kind == DECODE and len(lists) == 1 else None
-        self.devices[0].run(key, lambda: run_steps(self.devices[0], lists, shape))
-        self._pending = self._fetch(batch)
+        try:
+            if len(batch.block_copies):
+                self._copy_blocks(batch.block_copies)
+            kind, shape = self._write(batch)
+            lists = [rank.steps[kind] for rank in self._ranks]
+            key = shape if kind == DECODE and len(lists) == 1 else None
+            self.devices[0].run(key, lambda: run_steps(self.devices[0], lists, shape))
+            self._pending = self._fetch(batch)
+        except BaseException:
+            # The next step writes arrays that what was queued of this one may still read.
+            with contextlib.suppress(EngineryError):
+                self.devices[0].synchronize()
+            raise
 
     def collect(self) -> StepOutput:
         """Waits for the step; see `Executor.collect`.
@@ -215,9 +222,10 @@ def wants_logits(samples: npt.NDArray[np.void], num_rows: int) -> bool:
     """Whether a row's token is drawn on the host, or a row is wanted for itself."""
     if len(samples) == 0 or (samples["flags"] & SAMPLE_HOST_ONLY).any():
         return True
-    # Records are in the order of their rows; several may draw from one.
-    drawn_rows = 1 + np.count_nonzero(np.diff(samples["logit_row"]))
-    return bool(drawn_rows < num_rows)
+    rows = samples["logit_row"]
+    if len(rows) == num_rows and (rows == np.arange(num_rows)).all():
+        return False
+    return len(np.unique(rows)) < num_rows
 
 
 def run_steps(device: Device, lists: Sequence[StepList], shape: StepShape) -> None:

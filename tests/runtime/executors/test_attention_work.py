@@ -116,8 +116,8 @@ def test_every_query_sees_every_key_once(cut: AttentionCut, sequences: list[Sequ
         assert 1 <= item.num_query <= cut.queries_per_item or item.num_query == 1
         assert item.kv_begin % cut.split_tokens == 0
         for query in range(item.num_query):
-            keys = range(item.kv_begin, item.kv_end)
-            seen.setdefault(item.first_query + query, []).extend(keys)
+            walked = seen.setdefault(item.first_query + query, [])
+            walked.extend(range(item.kv_begin, item.kv_end))
     token = 0
     for sequence in sequences:
         for position in range(sequence.num_computed, sequence.context_len):

@@ -89,9 +89,9 @@ def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     result = copy.deepcopy(record)
     *parents, last = path.split(".")
     place: Any = result
-    for key in parents:
-        place = place[int(key)] if isinstance(place, list) else place[key]
-    key = int(last) if isinstance(place, list) else last
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    key: int | str = int(last) if isinstance(place, list) else last
     if value is ...:
         del place[key]
     else:

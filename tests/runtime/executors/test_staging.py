@@ -26,7 +26,7 @@ from tests.support.batches import make_batch
 CAPACITY = StagingCapacity(
     tokens=40, sequences=6, logit_rows=9, samples=12, table_width=13, items=(20, 33)
 )
-NUMPY = {"i32": np.int32, "i64": np.int64}
+NUMPY: dict[str, np.dtype[Any]] = {"i32": np.dtype(np.int32), "i64": np.dtype(np.int64)}
 
 
 def stage() -> StagedArrays:
@@ -46,7 +46,7 @@ def test_arrays_are_aligned_and_apart() -> None:
     end = 0
     for name, region in layout.regions.items():
         assert region.offset % ALIGNMENT == 0 and region.offset >= end, name
-        end = region.offset + int(np.prod(region.shape)) * NUMPY[region.dtype]().itemsize
+        end = region.offset + int(np.prod(region.shape)) * NUMPY[region.dtype].itemsize
     assert end <= layout.num_bytes < end + ALIGNMENT
     assert list(layout.regions)[-1] == "block_tables"
 
@@ -106,7 +106,7 @@ def test_padded_work_does_nothing() -> None:
 
 
 def test_a_batch_wider_than_the_limits_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="block_table_width = 14.*at most 13"):
+    with pytest.raises(InvalidArgumentError, match=r"block_table_width = 14.*at most 13"):
         stage().write(make_batch([(1, 13 * 16)]), StepShape(1, 1, 1, False, ()))
 
 
