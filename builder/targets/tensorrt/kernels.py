@@ -21,7 +21,7 @@ from enginery.builder.cache import Cache, content_key
 from enginery.builder.packages import package_version
 from enginery.builder.targets.tensorrt.archive import json_member, read_archive, write_archive
 from enginery.plugins.kernels import jobs
-from enginery.plugins.kernels.spec import KERNELS, source_sha256
+from enginery.plugins.kernels.spec import FOLDER, KERNELS, source_sha256
 
 Constant = int | float | bool | str | None
 CACHE_KIND = "kernels"
@@ -58,7 +58,7 @@ class Kernel:
     num_stages: int
 
     def cache_key(self, capability: tuple[int, int]) -> str:
-        """Of the compiled kernel: its source, all of the above and the compiler's version."""
+        """Of the compiled kernel: its source, all of the above and what compiles it."""
         return content_key(
             {
                 "spec": self.spec,
@@ -69,7 +69,7 @@ class Kernel:
                 "num_warps": self.num_warps,
                 "num_stages": self.num_stages,
                 "capability": capability,
-                "compiler": package_version("triton"),
+                "compiler": [package_version("triton"), _driver_sha256()],
             }
         )
 
@@ -180,6 +180,15 @@ def compile_kernels(
 def _source_sha256(spec: str) -> str:
     """As `source_sha256`, which parses the sources each time."""
     return source_sha256(spec)
+
+
+@functools.cache
+def _driver_sha256() -> str:
+    """Of the modules that choose the compiler's options and say what it made."""
+    digest = hashlib.sha256()
+    for name in ("compiler.py", "jobs.py"):
+        digest.update((FOLDER / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _job(kernel: Kernel, capability: tuple[int, int]) -> jobs.CompileJob:

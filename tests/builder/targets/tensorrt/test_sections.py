@@ -169,7 +169,10 @@ def test_another_source_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(f"{module}.package_version", lambda name: "9.9.9")
         keys.add(kernel.cache_key((9, 0)))
-    assert len(keys) == 7
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}._driver_sha256", lambda: "another")
+        keys.add(kernel.cache_key((9, 0)))
+    assert len(keys) == 8
 
 
 def test_manifest_names_sources_and_compilers(model: Path, compiler: FakeCompiler) -> None:
