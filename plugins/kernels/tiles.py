@@ -170,9 +170,13 @@ def _derived(widths: Widths) -> dict[str, Widths]:
         if operands in ("fp8", "int8"):
             return dataclasses.replace(tile, block_k=2 * tile.block_k)
         if operands == "int4_wo":
-            # A group of weights takes few bytes: more of them on the way.
-            stages = 8 if tile.block_m == 16 else 3
-            return dataclasses.replace(tile, block_k=INT4_GROUP, num_stages=stages)
+            # A group of weights takes few bytes: more of them on the way. Its sums take registers.
+            return dataclasses.replace(
+                tile,
+                block_n=min(tile.block_n, 64),
+                block_k=INT4_GROUP,
+                num_stages=8 if tile.block_m == 16 else 3,
+            )
         return tile
 
     return {
