@@ -90,35 +90,36 @@ def write_decode(
         # Sequences that share blocks can have more context between them than the KV cache has
         # room for, which bounds the partials. Then splits are longer for this step.
         split *= 2
+    # A row per sequence, repeated for its items and then advanced from item to item.
+    rows = np.zeros((len(counts), len(WORK_FIELDS)), np.int32)
+    rows[:, SEQUENCE] = sequences
+    rows[:, FIRST_QUERY] = tokens
+    rows[:, NUM_QUERY] = 1
+    rows[:, KV_BEGIN] = begin
+    rows[:, KV_END] = context_lens
+    rows[:, PARTIAL_INDEX] = -1
     items = work[:num_items]
-    items[:, 6:] = 0
-    items[:, NUM_QUERY] = 1
     if num_items == len(counts):
-        items[:, SEQUENCE] = sequences
-        items[:, FIRST_QUERY] = tokens
-        items[:, KV_BEGIN] = begin
-        items[:, KV_END] = context_lens
-        items[:, PARTIAL_INDEX] = -1
+        items[:] = rows
         return num_items, 0
     is_cut = counts > 1
-    num_partials = np.where(is_cut, counts, 0)
+    num_partials = counts * is_cut
     first_partial = np.cumsum(num_partials) - num_partials
     first_item = np.cumsum(counts) - counts
-    index = np.arange(num_items)
-    of = np.repeat(np.arange(len(counts)), counts)
-    items[:, SEQUENCE] = sequences[of]
-    items[:, FIRST_QUERY] = tokens[of]
-    kv_begin = begin[of] + (index - first_item[of]) * split
+    rows[:, KV_BEGIN] -= (first_item * split).astype(np.int32)
+    rows[:, PARTIAL_INDEX] = np.where(is_cut, first_partial, -1) - first_item
+    items[:] = rows.repeat(counts, axis=0)
+    index = np.arange(num_items, dtype=np.int32)
+    items[:, PARTIAL_INDEX] += index
+    kv_begin = items[:, KV_BEGIN] + index * np.int32(split)
     items[:, KV_BEGIN] = kv_begin
-    items[:, KV_END] = np.minimum(kv_begin + split, context_lens[of])
-    items[:, PARTIAL_INDEX] = np.where(is_cut[of], index - (first_item - first_partial)[of], -1)
-    num_merges = int(is_cut.sum())
-    merges = merge[:num_merges]
+    np.minimum(items[:, KV_END], kv_begin + np.int32(split), out=items[:, KV_END])
+    merges = merge[: np.count_nonzero(is_cut)]
     merges[:, 0] = tokens[is_cut]
     merges[:, 1] = first_partial[is_cut]
     merges[:, 2] = counts[is_cut]
     merges[:, 3] = 0
-    return num_items, num_merges
+    return num_items, len(merges)
 
 
 def write_prefill(
