@@ -7,8 +7,16 @@ from enginery.runtime.engine import Engine
 from enginery.runtime.executor import Executor
 
 
-def make_executor(engine: Engine, *, emulate: bool) -> Executor | None:
-    """The executor of an engine's target; None for the built-in one of target cpu."""
+def make_executor(
+    engine: Engine, *, emulate: bool, programmatic_launch: bool = True
+) -> Executor | None:
+    """The executor of an engine's target; None for the built-in one of target cpu.
+
+    Args:
+        engine: opened.
+        emulate: with no GPU.
+        programmatic_launch: of `TensorRTExecutor`.
+    """
     if engine.info.target == "cpu":
         return None
     if emulate:
@@ -18,4 +26,4 @@ def make_executor(engine: Engine, *, emulate: bool) -> Executor | None:
         return emulated
     from enginery.runtime.executors.cuda.executor import TensorRTExecutor
 
-    return TensorRTExecutor(engine)
+    return TensorRTExecutor(engine, programmatic_launch=programmatic_launch)

@@ -13,6 +13,7 @@ $OUT/outcomes.jsonl.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import functools
 from collections import defaultdict
 from collections.abc import Mapping
@@ -30,19 +31,23 @@ from enginery.runtime.executor import StepOutput
 from enginery.runtime.executors.cuda.device import CudaDevice
 from enginery.runtime.executors.cuda.executor import TensorRTExecutor
 from enginery.runtime.executors.cuda.kernel import CudaKernel
-from enginery.runtime.executors.device import Argument
+from enginery.runtime.executors.device import Argument, View
 from enginery.runtime.executors.image import KernelImage
 from enginery.runtime.runtime import Runtime, RuntimeOptions
 
 LABEL_CONSTANTS = ("WEIGHT", "N", "F", "K", "BLOCK_M", "BLOCK_N", "BLOCK_K")
-DELAY_CYCLES = 60_000_000  # about 30 ms
+DELAY_BYTES = 1 << 30
+DELAY_COPIES = 40  # about 30 ms at 3 TB/s
+LIMIT_S = 40
 
 
 class ProfilingDevice(CudaDevice):
     """A GPU that notes an event before every launch while `is_recording`."""
 
     def __init__(self) -> None:
-        super().__init__(0, cuda_graphs=False)
+        # Kernels must not begin before their event.
+        super().__init__(0, cuda_graphs=False, programmatic_launch=False)
+        self._delay = self.allocate("delay", 2 * DELAY_BYTES)
         self.is_recording = False
         self.marks: list[tuple[str, Any]] = []
         self._labels: dict[CudaKernel, str] = {}
@@ -65,6 +70,12 @@ class ProfilingDevice(CudaDevice):
         event = self.driver.call("cuEventCreate", 0)
         self.driver.call("cuEventRecord", event, self.stream)
         self.marks.append((label, event))
+
+    def delay(self) -> None:
+        """Keeps the GPU busy while the host enqueues what comes next."""
+        pairs = np.array([[0, 1]] * DELAY_COPIES, np.int32)
+        view = View(self._delay, 0, "i8", (2, DELAY_BYTES))
+        self.copy_rows(view, pairs, DELAY_BYTES, DELAY_BYTES, 1)
 
     def take_times(self) -> dict[str, list[float]]:
         """Microseconds of every launch since recording began, by label."""
@@ -91,7 +102,7 @@ class ProfilingExecutor(TensorRTExecutor):
     def execute(self, batch: ScheduledBatch) -> None:
         self.gpu.is_recording = (batch.num_tokens, batch.num_sequences) == self.wanted
         if self.gpu.is_recording:
-            self._delay()
+            self.gpu.delay()
         super().execute(batch)
         if self.gpu.is_recording:
             self.gpu.mark("end")
@@ -102,12 +113,6 @@ class ProfilingExecutor(TensorRTExecutor):
             self.steps.append(self.gpu.take_times())
             self.gpu.is_recording = False
         return output
-
-    def _delay(self) -> None:
-        import torch
-
-        with torch.cuda.stream(torch.cuda.ExternalStream(int(self.gpu.stream))):
-            torch.cuda._sleep(DELAY_CYCLES)
 
 
 def table(steps: list[dict[str, list[float]]]) -> Outcome:
@@ -142,7 +147,9 @@ def profile(
             num_sequences, Span(prompt, prompt), Span(output, output), vocab_size,
             np.random.default_rng(),
         )  # fmt: skip
-        LoadClient(runtime).run(requests, np.zeros(num_sequences))
+        for record in LoadClient(runtime).run(requests, np.zeros(num_sequences)):
+            if not record.is_complete:
+                raise RuntimeError(record.error or record.finish_reason)
     if not executor.steps:
         raise RuntimeError(f"no step had {tokens} tokens of {num_sequences} sequences")
     return table(executor.steps)
@@ -153,6 +160,7 @@ def main() -> None:
     parser.add_argument("engine", type=Path)
     parser.add_argument("--kv_tokens", type=int, default=65536)
     args = parser.parse_args()
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)  # says where it hangs, if it does
     steps = Steps("profile")
     with Engine(args.engine) as engine:
         executor = ProfilingExecutor(engine, ProfilingDevice())

@@ -8,6 +8,7 @@ Stages, in any order and number:
     limits                what the card itself does (the others report shares of it)
     gpu_tests             tests marked gpu, the demo's tokens and logits among them
     throughput:ENGINE     fills the engine with random weights and measures it
+    throughput:ENGINE+compare   and again without programmatic launch
     profile:ENGINE        times of every kernel of its steps
     transformers:SHAPE    the same loads in transformers
     drop:ENGINE           removes an engine, to make room
@@ -34,7 +35,7 @@ LIMIT_S = {
     "limits": 60,
     "gpu_tests": 150,
     "throughput": 90,
-    "profile": 60,
+    "profile": 50,
     "transformers": 90,
 }
 MODULES = {"throughput": "throughput", "profile": "kernel_times"}
@@ -89,6 +90,7 @@ def engines(root: Path, name: str) -> list[Path]:
 def commands(stage: str, root: Path) -> Iterator[tuple[str, list[str]]]:
     """(label, arguments of Python) of each process of a stage."""
     kind, _, name = stage.partition(":")
+    compare, name = name.endswith("+compare"), name.removesuffix("+compare")
     if kind == "limits":
         yield stage, ["-m", "benchmarks.gpu.limits"]
     elif kind == "gpu_tests":
@@ -101,6 +103,9 @@ def commands(stage: str, root: Path) -> Iterator[tuple[str, list[str]]]:
             if not filled.exists():
                 yield f"fill:{engine.name}", ["-m", "benchmarks.gpu.fill", str(engine)]
             yield f"{kind}:{engine.name}", ["-m", f"benchmarks.gpu.{MODULES[kind]}", str(engine)]
+            if kind == "throughput" and compare:
+                options = [str(engine), "--no_programmatic_launch", "--loads", "1,64"]
+                yield f"{kind}:{engine.name}", ["-m", "benchmarks.gpu.throughput", *options]
     elif kind == "drop":
         for engine in engines(root, name):
             shutil.rmtree(engine)

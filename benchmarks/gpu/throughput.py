@@ -45,11 +45,21 @@ class Sizes:
 class Bench:
     """An engine with its runtime, and the loads that are put on it."""
 
-    def __init__(self, path: Path, *, emulate: bool, kv_tokens: int, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        emulate: bool,
+        programmatic_launch: bool,
+        kv_tokens: int,
+        sizes: Sizes,
+    ) -> None:
         begin = time.perf_counter()
         self.engine = Engine(path)
         info = self.engine.info
-        executor = make_executor(self.engine, emulate=emulate)
+        executor = make_executor(
+            self.engine, emulate=emulate, programmatic_launch=programmatic_launch
+        )
         options = RuntimeOptions(
             kv_cache_bytes=kv_tokens * info.kv_bytes_per_token,
             enable_block_reuse=False,
@@ -159,15 +169,27 @@ def main() -> None:
     parser.add_argument("--output", type=int, default=Sizes.output)
     parser.add_argument("--long_prompt", type=int, default=Sizes.long_prompt)
     parser.add_argument("--kv_tokens", type=int, default=65536, help="size of the KV cache")
+    parser.add_argument(
+        "--no_programmatic_launch", action="store_true",
+        help="start each kernel when the one before it is over",
+    )  # fmt: skip
     args = parser.parse_args()
     name = args.engine.name
+    if args.no_programmatic_launch:
+        name += " without programmatic launch"
     steps = Steps("throughput")
     sizes = Sizes(args.prompt, args.output, args.long_prompt)
     bench: Bench | None = None
 
     def load() -> Outcome:
         nonlocal bench
-        bench = Bench(args.engine, emulate=args.emulate, kv_tokens=args.kv_tokens, sizes=sizes)
+        bench = Bench(
+            args.engine,
+            emulate=args.emulate,
+            programmatic_launch=not args.no_programmatic_launch,
+            kv_tokens=args.kv_tokens,
+            sizes=sizes,
+        )
         return bench.loaded()
 
     steps.run(f"{name}: load", load)

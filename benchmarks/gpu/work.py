@@ -35,16 +35,18 @@ class ModelWork:
         used_elsewhere = {
             name for step in steps if step["op"] != "embed" for name in step["inputs"]
         }
+        last = {name for step in steps if "logits" in step["outputs"] for name in step["inputs"]}
         read, linear, head = 0, 0, 0
         for tensor in description["tensors"]:
             name, shape = tensor["name"], tensor["shape"]
             if name in embedded - used_elsewhere:
                 continue
             read += tensor["bytes"]
-            is_weight = len(shape) == 2 and not name.endswith((".scale", ".inverse"))
-            if is_weight and shape[0] == attributes["vocab_size"]:
+            if len(shape) != 2 or name.endswith((".scale", ".inverse")):
+                continue
+            if name in last:
                 head += 2 * math.prod(shape)
-            elif is_weight:
+            else:
                 linear += 2 * math.prod(shape)
         width = attributes["num_heads"] * attributes["head_dim"]
         attention = 4 * width * attributes["num_layers"]

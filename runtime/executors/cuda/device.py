@@ -33,6 +33,8 @@ class CudaDevice:
         ordinal: number of the GPU among the visible ones.
         driver: None: the process's.
         cuda_graphs: whether `run` records work that comes again.
+        programmatic_launch: whether kernels that can come onto the GPU while the one before them
+            ends.
         cache_path: where TensorRT-RTX keeps what it compiles at load; None: nowhere.
         progress: told about `upload`.
 
@@ -47,6 +49,7 @@ class CudaDevice:
         driver: Driver | None = None,
         *,
         cuda_graphs: bool = True,
+        programmatic_launch: bool = True,
         cache_path: str | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -56,6 +59,7 @@ class CudaDevice:
         self._context = self.driver.call("cuDevicePrimaryCtxRetain", self.card.handle)
         self._thread = 0
         self._progress = progress
+        self._programmatic_launch = programmatic_launch
         self._memories: list[DeviceMemory | HostStaging] = []
         self._kernels: list[CudaKernel] = []
         self._fetches: dict[int, _Fetch] = {}
@@ -91,8 +95,11 @@ class CudaDevice:
                 f"kernel {kernel.name!r} needs {kernel.shared_bytes} bytes of shared memory, "
                 f"{self.name} has {self.card.shared_bytes}; build the engine for this GPU's SKU"
             )
-        self._kernels.append(CudaKernel(self.driver, kernel, self.stream))
-        return self._kernels[-1]
+        loaded = CudaKernel(
+            self.driver, kernel, self.stream, programmatic_launch=self._programmatic_launch
+        )
+        self._kernels.append(loaded)
+        return loaded
 
     def load_segment(
         self, segment: SegmentImage, plan: PlanImage | None, provider: str

@@ -173,18 +173,62 @@ class Driver:
             max_pitch=attribute("MAX_PITCH"),
         )
 
-    def launcher(self, function: Any, threads: int, shared_bytes: int, stream: Any) -> Launcher:
-        """A function (grid, address of the kernelParams array) that launches on a stream."""
-        launch, success = self.api.cuLaunchKernel, self._success
+    def launcher(
+        self,
+        function: Any,
+        threads: int,
+        shared_bytes: int,
+        stream: Any,
+        *,
+        programmatic_launch: bool = False,
+    ) -> Launcher:
+        """A function (grid, address of the kernelParams array) that launches on a stream.
 
-        def run(grid: int, parameters: int) -> None:
+        Args:
+            function: the driver's CUfunction.
+            threads: per program.
+            shared_bytes: dynamic shared memory per program.
+            stream: of every launch.
+            programmatic_launch: the kernel may come onto the GPU before the one ahead of it has
+                ended, for whose results it waits by itself.
+        """
+        success = self._success
+        if programmatic_launch:
+            launch_ex = self.api.cuLaunchKernelEx
+            config = self._early_config(threads, shared_bytes, stream)
+
+            def run(grid: int, parameters: int) -> None:
+                config.gridDimX = grid
+                answer = launch_ex(config, function, parameters, 0)
+                if answer[0] != success:
+                    raise DriverError("cuLaunchKernelEx", self._name_of(answer[0]))
+
+            return run
+        launch = self.api.cuLaunchKernel
+
+        def run_after(grid: int, parameters: int) -> None:
             answer = launch(
                 function, grid, 1, 1, threads, 1, 1, shared_bytes, stream, parameters, 0
             )
             if answer[0] != success:
                 raise DriverError("cuLaunchKernel", self._name_of(answer[0]))
 
-        return run
+        return run_after
+
+    def _early_config(self, threads: int, shared_bytes: int, stream: Any) -> Any:
+        """A CUlaunchConfig that permits programmatic dependent launch; its grid is to be set."""
+        attribute = self.api.CUlaunchAttribute()
+        ids = self.api.CUlaunchAttributeID
+        attribute.id = ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        value = self.api.CUlaunchAttributeValue()
+        value.programmaticStreamSerializationAllowed = 1
+        attribute.value = value
+        config = self.api.CUlaunchConfig()
+        config.gridDimX = config.gridDimY = config.gridDimZ = 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes, config.hStream = shared_bytes, stream
+        config.attrs, config.numAttrs = [attribute], 1
+        return config
 
     def out_of_memory(self, what: str, num_bytes: int) -> OutOfMemoryError:
         """The error for memory that could not be had; reads how much is free."""

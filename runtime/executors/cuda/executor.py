@@ -31,6 +31,8 @@ class TensorRTExecutor(SegmentedExecutor):
         device: number of the GPU among the visible ones, or a device to run on.
         provider: what runs the segments; None: the SKU's first that runs here.
         cuda_graphs: whether decode steps are recorded and replayed.
+        programmatic_launch: whether kernels come onto the GPU while the one before them ends,
+            where they are made for that (compute capability 9.0 and later).
         progress: called with (bytes done, bytes in all) while weights are uploaded.
 
     Raises:
@@ -47,6 +49,7 @@ class TensorRTExecutor(SegmentedExecutor):
         device: int | CudaDevice = 0,
         provider: str | None = None,
         cuda_graphs: bool = True,
+        programmatic_launch: bool = True,
         progress: Progress | None = None,
     ) -> None:
         if engine.info.tp_size > 1:
@@ -60,6 +63,7 @@ class TensorRTExecutor(SegmentedExecutor):
             cuda = CudaDevice(
                 device,
                 cuda_graphs=cuda_graphs,
+                programmatic_launch=programmatic_launch,
                 cache_path=str(cache_file(engine.path)),
                 progress=progress,
             )

@@ -32,13 +32,16 @@ class CudaKernel:
         image: cubin and launch data; after the parameters of the signature, cubins of recent
             Triton-language versions take scratch pointers, which get null.
         stream: the stream of every launch.
+        programmatic_launch: whether a kernel that can is launched before the one before it is over.
 
     Raises:
         EngineMismatchError: the driver refuses the module, or it needs more shared memory than the
             GPU has.
     """
 
-    def __init__(self, driver: Driver, image: KernelImage, stream: Any) -> None:
+    def __init__(
+        self, driver: Driver, image: KernelImage, stream: Any, *, programmatic_launch: bool = True
+    ) -> None:
         self.name = image.name
         self._driver = driver
         try:
@@ -60,7 +63,13 @@ class CudaKernel:
         base = ctypes.addressof(self._cells)
         self._pointers = (ctypes.c_void_p * num_cells)(*(base + 8 * i for i in range(num_cells)))
         self._address = ctypes.addressof(self._pointers)
-        self._launch = driver.launcher(function, 32 * image.num_warps, image.shared_bytes, stream)
+        self._launch = driver.launcher(
+            function,
+            32 * image.num_warps,
+            image.shared_bytes,
+            stream,
+            programmatic_launch=programmatic_launch and image.programmatic_launch,
+        )
 
     def launch(self, grid: int, arguments: Mapping[str, Argument]) -> None:
         """Launches `grid` programs; asynchronous.

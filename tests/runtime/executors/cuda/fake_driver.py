@@ -76,6 +76,12 @@ class FakeDriver:
         self.recording: list[Callable[[], None]] | None = None
         self.graphs: int = 0
         self.CUresult = CUresult
+        self.early_launches: int = 0
+        self.CUlaunchAttribute = self.CUlaunchAttributeValue = SimpleNamespace
+        self.CUlaunchConfig = SimpleNamespace
+        self.CUlaunchAttributeID = SimpleNamespace(
+            CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION=6
+        )
         self.CUdeviceptr = int
         self.CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_DEVICE=2)
         self.CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
@@ -250,6 +256,17 @@ class FakeDriver:
                 self.on_launch(launch)
 
         self._work(run)
+
+    def cuLaunchKernelEx(self, config: Any, function: Any, parameters: int, extra: int) -> None:
+        (attribute,) = config.attrs
+        assert config.numAttrs == 1 and attribute.value.programmaticStreamSerializationAllowed == 1
+        assert attribute.id == 6
+        self.early_launches += 1
+        self.cuLaunchKernel(
+            function, config.gridDimX, config.gridDimY, config.gridDimZ, config.blockDimX,
+            config.blockDimY, config.blockDimZ, config.sharedMemBytes, config.hStream,
+            parameters, extra,
+        )  # fmt: skip
 
     # Graphs
     def cuStreamBeginCapture(self, stream: Any, mode: int) -> None:

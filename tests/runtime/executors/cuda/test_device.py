@@ -119,6 +119,25 @@ def test_arguments_are_packed_in_the_order_of_the_cubin(
     assert launch.function.shared_bytes == 100_000
 
 
+@pytest.mark.parametrize("is_wanted", [True, False])
+@pytest.mark.parametrize("can_wait", [True, False])
+def test_only_a_kernel_that_waits_is_launched_early(
+    fake: FakeDriver, is_wanted: bool, can_wait: bool
+) -> None:
+    device = CudaDevice(driver=Driver(fake), programmatic_launch=is_wanted)
+    kernel = replace(KERNEL, signature=(("rows", "i32"),), programmatic_launch=can_wait)
+    handle = device.load_kernel(kernel)
+    for grid in (3, 4):
+        device.launch(handle, grid, {"rows": grid})
+    assert [(launch.grid, launch.cells[0]) for launch in fake.launches] == [
+        ((3, 1, 1), 3),
+        ((4, 1, 1), 4),
+    ]
+    assert [launch.threads for launch in fake.launches] == [256, 256]
+    assert fake.early_launches == (2 if is_wanted and can_wait else 0)
+    device.close()
+
+
 def test_a_second_launch_sees_its_own_arguments(fake: FakeDriver, device: CudaDevice) -> None:
     handle = device.load_kernel(replace(KERNEL, signature=(("rows", "i32"),)))
     for rows in (5, 6):

@@ -85,9 +85,19 @@ def test_the_stand_in_has_only_functions_of_the_real_module() -> None:
     assert len(names) > 25
     assert [name for name in names if not hasattr(real, name)] == []
     for enumeration in ("CUdevice_attribute", "CUfunction_attribute", "CUstream_flags",
-                        "CUevent_flags", "CUstreamCaptureMode", "CUmemorytype"):  # fmt: skip
+                        "CUevent_flags", "CUstreamCaptureMode", "CUmemorytype",
+                        "CUlaunchAttributeID"):  # fmt: skip
         for name in vars(getattr(FakeDriver(), enumeration)):
             assert hasattr(getattr(real, enumeration), name)
+    fake = FakeDriver()
+    config = Driver(fake)._early_config(128, 1000, 77)
+    for given, real_class in (
+        (config, real.CUlaunchConfig),
+        (config.attrs[0], real.CUlaunchAttribute),
+        (config.attrs[0].value, real.CUlaunchAttributeValue),
+    ):
+        for name in vars(given):
+            assert hasattr(real_class(), name)
     for name in vars(FakeDriver.CUDA_MEMCPY2D):
         if not name.startswith("__"):
             assert hasattr(real.CUDA_MEMCPY2D, name)
