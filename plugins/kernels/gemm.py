@@ -11,6 +11,27 @@ from .convert import to_stored
 from .gemm_tile import multiply, tile_of
 from .programmatic import wait_for_previous
 
+LARGEST_FINISHED = tl.constexpr(128 * 128)  # elements of a tile that is stored as a whole
+
+
+@triton.jit
+def finish(
+    value, scale, bias, residual, y, row, first_column, rows,
+    N: tl.constexpr, WEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Stores `value` [BLOCK_M, WIDTH] with scale, bias and residual; arguments as of `gemm`."""
+    column = first_column + tl.arange(0, WIDTH)
+    existing = column if N % WIDTH == 0 else tl.minimum(column, N - 1)
+    if scale is not None and WEIGHT != "int4_wo":
+        value *= tl.load(scale + existing).to(tl.float32)[None, :]
+    if bias is not None:
+        value += tl.load(bias + existing)[None, :]
+    at = row[:, None].to(tl.int64) * N + column[None, :]
+    mask = (row < rows)[:, None] & (column < N)[None, :]
+    if residual is not None:
+        value += tl.load(residual + at, mask=mask, other=0.0)
+    tl.store(y + at, to_stored(value, y.dtype.element_ty), mask=mask)
+
 
 @triton.jit
 def gemm(
@@ -45,19 +66,20 @@ def gemm(
     wait_for_previous()
     block_m, block_n = tile_of(rows, (N + BLOCK_N - 1) // BLOCK_N, BLOCK_M, GROUP_M)
     row = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_column = block_n * BLOCK_N
+    column = first_column + tl.arange(0, BLOCK_N)
     # Columns past the last compute it again; nothing but the store is masked.
     existing = (column if N % BLOCK_N == 0 else tl.minimum(column, N - 1)).to(tl.int64)
     value = multiply(
         x, weight, scale, row, existing, rows,
         K, WEIGHT, BLOCK_M, BLOCK_N, BLOCK_K, INTERPRET,
     )  # fmt: skip
-    if scale is not None and WEIGHT != "int4_wo":
-        value *= tl.load(scale + existing).to(tl.float32)[None, :]
-    if bias is not None:
-        value += tl.load(bias + existing)[None, :]
-    at = row[:, None].to(tl.int64) * N + column[None, :]
-    mask = (row < rows)[:, None] & (column < N)[None, :]
-    if residual is not None:
-        value += tl.load(residual + at, mask=mask, other=0.0)
-    tl.store(y + at, to_stored(value, y.dtype.element_ty), mask=mask)
+    if BLOCK_M * BLOCK_N > LARGEST_FINISHED:
+        # One half after the other: sums and residual of a large tile do not fit the registers.
+        halves = tl.reshape(value, (BLOCK_M, 2, BLOCK_N // 2))
+        left, right = tl.split(tl.permute(halves, (0, 2, 1)))
+        finish(left, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N // 2)
+        first_column += BLOCK_N // 2
+        finish(right, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N // 2)
+    else:
+        finish(value, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N)

@@ -92,14 +92,13 @@ _HOPPER: dict[str, Widths] = {
         (
             GemmTile(16, 16, 16, 512, 2, 5),
             GemmTile(64, 64, 64, 128, 4, 6),
-            # Of 8 warps, the int32 sums and what becomes of them do not fit the registers.
-            GemmTile(None, 128, 256, 128, 16, 3),
+            GemmTile(None, 128, 256, 128, 8, 3),
         ),
         (
             GemmTile(16, 16, 32, 256, 4, 8),
             GemmTile(64, 64, 32, 512, 4, 4),
             GemmTile(512, 64, 128, 128, 4, 4),
-            GemmTile(None, 128, 256, 128, 16, 3),
+            GemmTile(None, 128, 256, 128, 8, 3),
         ),
     ),
     "int8_wo": (
@@ -119,13 +118,13 @@ _HOPPER: dict[str, Widths] = {
     "int4_wo": (
         (
             GemmTile(16, 16, 32, 128, 2, 8),
-            GemmTile(64, 64, 128, 128, 4, 4),
-            GemmTile(None, 128, 64, 128, 4, 3),
+            GemmTile(64, 64, 128, 128, 8, 4),
+            GemmTile(None, 128, 64, 128, 8, 3),
         ),
         (
             GemmTile(16, 16, 32, 128, 2, 8),
             GemmTile(64, 64, 32, 128, 4, 5),
-            GemmTile(None, 128, 64, 128, 4, 3),
+            GemmTile(None, 128, 64, 128, 8, 3),
         ),
     ),
 }
