@@ -104,6 +104,28 @@ def test_many_requests_of_mixed_lengths(llm: LLM) -> None:
     assert alone.outputs[0].token_ids[:1] == outputs[5].outputs[0].token_ids[:1]
 
 
+def test_early_launches_and_recordings_change_nothing(demo_engines: Path) -> None:
+    rng = np.random.default_rng(4)
+    prompts = [rng.integers(0, 4000, length).tolist() for length in (1, 5, 33, 200, 600)]
+    params = SamplingParams(
+        max_tokens=24, temperature=0.0, ignore_eos=True, return_generation_logits=True
+    )
+    given = []
+    for options in ({}, {"programmatic_launch": False}, {"cuda_graphs": False}):
+        with LLM(
+            demo_engines / "bf16",
+            executor="enginery.runtime.executors.cuda.executor:TensorRTExecutor",
+            executor_options=options,
+            kv_cache_config=KvCacheConfig(max_tokens=8192),
+        ) as llm:
+            # One after another, so that all three run the same steps.
+            outputs = [llm.generate(prompt, params, use_tqdm=False) for prompt in prompts]
+            given.append([each.outputs[0].generation_logits for each in outputs])
+    for others in given[1:]:
+        for logits, expected in zip(others, given[0], strict=True):
+            assert np.array_equal(logits, expected)
+
+
 def test_a_kv_cache_of_the_free_memory(demo_engines: Path) -> None:
     with LLM(
         demo_engines / "bf16", kv_cache_config=KvCacheConfig(free_gpu_memory_fraction=0.5)
