@@ -3,7 +3,7 @@
 """Programmatic dependent launch: a kernel is brought onto the GPU while the one before it ends.
 
 A decode step is hundreds of short kernels, and without it each waits idle for the one before it to
-be gone. The device must ask for it at the launch; a kernel that was launched otherwise runs as ever.
+be gone. The device must ask for it at the launch; a kernel launched otherwise runs as ever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def wait_for_previous():
     nothing to do: a kernel is over only when the one before it was, so the next one, which waits
     for this kernel alone, finds the results of all.
     """
-    if not INTERPRETED:
+    if not INTERPRETED:  # noqa: SIM102 - decided before a GPU is asked for
         if cuda_capability_geq(9, 0):
             gdc_launch_dependents()
             gdc_wait()
