@@ -5,19 +5,21 @@ In continuous integration (`CI=true`) a test that skips itself fails: what an un
 must be there, or the suite would pass by not running. Tests marked `gpu` or `slow` may skip.
 
 The process that runs the tests interprets Triton-language kernels; a test that compiles some starts
-a process for it (`enginery.plugins.kernels.spec`).
+a process for it (`enginery.plugins.kernels.spec`). What it compiles is kept in build/test-cache.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from enginery.plugins.kernels import spec
 
 spec.use_interpreter()
+os.environ["ENGINERY_CACHE_DIR"] = str(Path(__file__).parents[1] / "build" / "test-cache")
 
 MAY_SKIP = ("gpu", "slow")
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
