@@ -67,9 +67,7 @@ def logits(demo: Path, prompt: list[int], reference: Reference) -> npt.NDArray[n
 
 
 @pytest.fixture(scope="module")
-def calibrated(
-    demo: Path, prompt: list[int], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def calibrated(demo: Path, prompt: list[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo checkpoint with FP8 scales of its linear layers' inputs on the prompt."""
     import torch
     from transformers import AutoModelForCausalLM
