@@ -118,8 +118,8 @@ def _differs(engine_path: Path, engine: Engine, planned: PlannedBuild) -> Option
     described = engine.describe()
     old, new = described["attributes"], planned.payloads[0].program.attributes
     for name, value in old.items():
-        given = new.get(name)
-        given = list(given) if isinstance(given, tuple) else given
+        attribute = new.get(name)
+        given = list(attribute) if isinstance(attribute, tuple) else attribute
         if given != value:
             what = f"{name} is {given}, the engine's is {value}"
             break

@@ -328,7 +328,9 @@ def test_an_executor_that_cannot_start(engine: Engine) -> None:
 def test_logits_of_the_wrong_shape_are_refused(engine: Engine) -> None:
     class Wrong(FormulaExecutor):
         def collect(self) -> StepOutput:
-            return StepOutput(super().collect().logits[:, :-1])
+            logits = super().collect().logits
+            assert logits is not None
+            return StepOutput(logits[:, :-1])
 
     with Runtime(engine, executor=Wrong(VOCAB_SIZE)) as runtime:
         request = runtime.submit([1], GREEDY)
