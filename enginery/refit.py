@@ -20,9 +20,9 @@ from enginery.runtime.engine import Engine
 # What is written anew; every other section of the old file goes into the new one as it is.
 WRITTEN_SECTIONS = ("program", "token_bytes", "weights")
 TOKENIZER_FILE = "tokenizer.json"
-# Of the manifest: what a target says of its compiled parts.
-OWN_ENTRIES = ("kind", "manifest_version", "format_version", "target", "sku", "variant", "tp_size",
-               "built_with", "checkpoint", "quantization", "memory_plan", "files")  # fmt: skip
+# What a manifest says of compiled parts: these entries, and of `built_with` all but these.
+COMPILED_ENTRIES = ("skus", "kernel_sources")
+OWN_VERSIONS = ("enginery", "numpy", "python")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ def plan_refit(
                 raise _differs(engine_path, engine, planned)
         ranks = range(engine.info.tp_size)
         kept = tuple(_kept_sections(engine, rank) for rank in ranks)
-    manifest = _read_json(engine_path, MANIFEST_FILE)
-    entries = {name: value for name, value in manifest.items() if name not in OWN_ENTRIES}
-    return planned, KeptArtifacts(kept, entries)
+    return planned, KeptArtifacts(kept, _compiled_entries(_read_json(engine_path, MANIFEST_FILE)))
 
 
 def _request(
@@ -111,6 +109,14 @@ def _kept_sections(engine: Engine, rank: int) -> tuple[Section, ...]:
         for section in engine.describe(rank)["sections"]
         if section["name"] not in WRITTEN_SECTIONS
     )
+
+
+def _compiled_entries(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the target's artifacts said of themselves when the engine was built."""
+    versions = manifest.get("built_with", {}).items()
+    built_with = {name: version for name, version in versions if name not in OWN_VERSIONS}
+    entries = {name: manifest[name] for name in COMPILED_ENTRIES if name in manifest}
+    return entries | ({"built_with": built_with} if built_with else {})
 
 
 def _differs(engine_path: Path, engine: Engine, planned: PlannedBuild) -> OptionError:
