@@ -63,9 +63,9 @@ def test_unknown_cards_are_refused() -> None:
         prefill_tile((8, 0), "fp8", 4)
 
 
-def test_hopper_kernels(tmp_path: Path) -> None:
-    roles = ("decode", "prefill")
-    check([attention_job(role, (9, 0), "act") for role in roles], tmp_path)
+def test_kernels_of_every_generation(tmp_path: Path) -> None:
+    roles, generations = ("decode", "prefill"), [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)]
+    check([attention_job(role, card, "act") for card in generations for role in roles], tmp_path)
 
 
 @pytest.mark.slow

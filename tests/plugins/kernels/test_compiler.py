@@ -97,6 +97,11 @@ def test_one_of_each_kernel(tmp_path: Path) -> None:
         ((9, 0), "int8", "gemm_swiglu"),
         ((10, 0), "act", "gemm"),
         ((12, 0), "int4_wo", "gemm_swiglu"),
+        ((12, 0), "act", "gemm"),
+        ((8, 0), "act", "gemm_swiglu"),
+        ((8, 9), "act", "gemm"),
+        ((10, 0), "fp8", "gemm_swiglu"),
+        ((9, 0), "fp8", "gemm"),
         ((9, 0), "act", "gemm"),
     ):
         variants = tiles.swiglu_variants if spec == "gemm_swiglu" else tiles.gemm_variants
