@@ -21,13 +21,15 @@ from .memory import DeviceMemory, HostStaging, PinnedMemory, Progress, upload
 from .plan_runner import PLAN_PACKAGES, PlanLoader
 
 _FETCHED = {"f32": np.dtype(np.float32), "i32": np.dtype(np.int32)}
+_CURRENT = threading.local()
+"""`key`: of the device whose context was made current last on a thread."""
 
 
 class CudaDevice:
     """A GPU, in its primary context, which other libraries of the process share.
 
-    Calls may come from several threads, one at a time; each thread's first call makes the context
-    current there.
+    Calls may come from several threads, one at a time; a thread's first call makes the context
+    current there, and so does its first one after it called another device.
 
     Args:
         ordinal: number of the GPU among the visible ones.
@@ -57,7 +59,7 @@ class CudaDevice:
         self.card = self.driver.card(ordinal)
         self.name = f"{self.card.name} (cuda:{ordinal})"
         self._context = self.driver.call("cuDevicePrimaryCtxRetain", self.card.handle)
-        self._thread = 0
+        self._key = object()
         self._progress = progress
         self._programmatic_launch = programmatic_launch
         self._memories: list[DeviceMemory | HostStaging] = []
@@ -162,6 +164,7 @@ class CudaDevice:
         fetch = self._fetches.get(address)
         if fetch is None or fetch.pinned.array.nbytes < num_bytes:
             if fetch is not None:
+                del self._fetches[address]
                 fetch.free()
             # The next size up, since the number of rows that are fetched varies by step.
             size = 1 << max(num_bytes - 1, 4095).bit_length()
@@ -230,11 +233,10 @@ class CudaDevice:
             self.driver.call("cuDevicePrimaryCtxRelease", self.card.handle)
 
     def _enter(self) -> None:
-        """Makes the context current on the calling thread, when another called before."""
-        thread = threading.get_ident()
-        if thread != self._thread:
+        """Makes the context current on the calling thread, unless the last call did."""
+        if getattr(_CURRENT, "key", None) is not self._key:
             self.driver.call("cuCtxSetCurrent", self._context)
-            self._thread = thread
+            _CURRENT.key = self._key
 
 
 class _Fetch:

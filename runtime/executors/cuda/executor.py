@@ -134,7 +134,7 @@ def fitting_sku(engine: Engine, device: CudaDevice, sku: str | None) -> str:
             f"engine {engine.path!r} was built for {built}; {device.name} has compute capability "
             f"{_version(wanted)}: build it for this GPU with --sku"
         )
-    card = device.card.name.lower()
+    card = device.card.name.lower().replace(" ", "")  # "NVIDIA GeForce RTX 4090"
     return next((name for name in fitting if name in card), fitting[0])
 
 

@@ -86,15 +86,20 @@ class HostStaging:
     `host` may be written when the step of the last `commit` is done.
 
     Attributes:
-        host: uint8 [num_bytes].
+        host: uint8 [num_bytes], zeros at first.
         buffer: memory of the GPU, as long.
     """
 
     def __init__(self, driver: Driver, num_bytes: int, stream: Any) -> None:
         self._driver, self._stream = driver, stream
         self._pinned = PinnedMemory(driver, num_bytes)
+        try:
+            self.buffer = DeviceMemory(driver, "staging of batches", num_bytes)
+        except BaseException:
+            self._pinned.free()
+            raise
         self.host = self._pinned.array
-        self.buffer = DeviceMemory(driver, "staging of batches", num_bytes)
+        self.host[:] = 0
 
     def commit(self, num_bytes: int) -> None:
         """Starts copying the first `num_bytes` to the GPU."""

@@ -189,6 +189,7 @@ def test_a_refused_launch(fake: FakeDriver, device: CudaDevice) -> None:
 
 def test_staging_takes_over_what_was_committed(device: CudaDevice) -> None:
     staging = device.staging(100)
+    assert not staging.host.any()
     staging.host[:] = np.arange(100)
     staging.commit(40)
     taken = contents(view_of(staging.buffer, 100))
@@ -214,6 +215,25 @@ def test_a_growing_fetch(device: CudaDevice) -> None:
     buffer = device.upload("tokens", data.view(np.uint8))
     for count in (3, 5000, 1200):
         assert np.array_equal(device.fetch(View(buffer, 0, "i32", (count,)))(), data[:count])
+
+
+def test_a_fetch_after_one_that_had_no_memory(fake: FakeDriver, device: CudaDevice) -> None:
+    data = np.arange(5000, dtype=np.int32)
+    buffer = device.upload("tokens", data.view(np.uint8))
+    device.fetch(View(buffer, 0, "i32", (3,)))()
+    fake.fail["cuMemAllocHost"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(OutOfMemoryError, match="page-locked"):
+        device.fetch(View(buffer, 0, "i32", (5000,)))
+    fake.fail.clear()
+    assert device.fetch(View(buffer, 0, "i32", (3,)))().tolist() == [0, 1, 2]
+
+
+def test_staging_without_memory_keeps_none(fake: FakeDriver, device: CudaDevice) -> None:
+    before = set(fake.live)
+    fake.fail["cuMemAlloc"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(OutOfMemoryError, match="staging"):
+        device.staging(100)
+    assert set(fake.live) == before
 
 
 @pytest.mark.parametrize("max_pitch", [1 << 31, 100])
@@ -289,6 +309,34 @@ def test_each_thread_gets_the_context(fake: FakeDriver, device: CudaDevice) -> N
     thread.start()
     thread.join()
     assert len(fake.contexts) == before + 1
+
+
+def test_a_thread_that_has_the_number_of_one_that_ended(
+    fake: FakeDriver, device: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(fake.contexts)
+    monkeypatch.setattr(threading, "get_ident", lambda: 7)
+    for number in (1, 2):
+        thread = threading.Thread(target=device.synchronize)
+        thread.start()
+        thread.join()
+        assert len(fake.contexts) == before + number
+
+
+def test_two_devices_on_one_thread() -> None:
+    contexts: list[str] = []
+    devices = []
+    for name in ("first", "second"):
+        fake = FakeDriver()
+        devices.append(CudaDevice(driver=Driver(fake)))
+        devices[-1]._context = name
+        fake.contexts = contexts
+    first, second = devices
+    for device in (first, first, second, first):
+        device.synchronize()
+    assert contexts == ["first", "second", "first"]
+    for device in devices:
+        device.close()
 
 
 def test_close_twice(fake: FakeDriver) -> None:

@@ -32,10 +32,10 @@ FREE = 2 << 30
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A tiny llama for h100, h200 (compute capability 9.0) and l40s (8.9)."""
+    """A tiny llama for h100, h200 (compute capability 9.0), l40s and rtx4090 (8.9)."""
     folder = tmp_path_factory.mktemp("cuda")
     checkpoint = write_tiny_checkpoint(folder / "checkpoint", "llama")
-    path = build_emulated(checkpoint, folder / "engine", sku="h100,h200,l40s")
+    path = build_emulated(checkpoint, folder / "engine", sku="h100,h200,l40s,rtx4090")
     with Engine(path) as opened:
         yield opened
 
@@ -60,6 +60,7 @@ def executor_on(engine: Engine, fake: FakeDriver, sku: str | None = None) -> Ten
         ("NVIDIA of another name", (9, 0), "h100"),
         ("NVIDIA L40S", (8, 9), "l40s"),
         ("NVIDIA L4", (8, 9), "l40s"),
+        ("NVIDIA GeForce RTX 4090", (8, 9), "rtx4090"),
     ],
 )
 def test_the_sku_that_fits(
