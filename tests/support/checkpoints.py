@@ -71,8 +71,6 @@ def write_tiny_checkpoint(
     max_position_embeddings: int = 512,
     config_style: str = "v4",
     config_overrides: Mapping[str, Any] | None = None,
-    input_scales: bool = False,
-    kv_scales: bool = False,
 ) -> Path:
     """Writes a random checkpoint; the same arguments always give the same bytes.
 
@@ -102,9 +100,6 @@ def write_tiny_checkpoint(
         config_style: "v4" writes `rope_theta`, `rope_scaling` and `torch_dtype`; "v5" writes
             `rope_parameters` and `dtype`, as `transformers` 5 saves them.
         config_overrides: Entries that replace or extend those of `config.json`, unchecked.
-        input_scales: Whether every linear layer of the blocks has an activation scale, as
-            calibration leaves it; see `synthetic_scales`.
-        kv_scales: Whether every layer has scales of its keys and values.
 
     Returns:
         `directory`.
@@ -166,8 +161,7 @@ def write_tiny_checkpoint(
             tie=tie,
         )
     }
-    scales = synthetic_scales(num_layers, seed, input_scales=input_scales, kv_scales=kv_scales)
-    _write_shards(directory, tensors | scales, dtype, num_shards)
+    _write_shards(directory, tensors, dtype, num_shards)
     return directory
 
 
@@ -204,32 +198,6 @@ def tensor_shapes(
     yield "model.norm.weight", (hidden_size,)
     if not tie:
         yield "lm_head.weight", (vocab_size, hidden_size)
-
-
-def synthetic_scales(
-    num_layers: int, seed: int = 0, *, input_scales: bool = True, kv_scales: bool = True
-) -> dict[str, npt.NDArray[Any]]:
-    """Activation and KV scales as calibration would find for these weights, float32 [1] by name.
-
-    real = code * scale. A scale covers the largest activation with codes up to 127: int8 uses them
-    all, fp8 a part of its range, which costs a floating format nothing.
-    """
-    largest = {"o_proj": 4.0, "down_proj": 8.0}  # 5 elsewhere: rows of unit variance
-    names = []
-    for layer in range(num_layers):
-        prefix = f"model.layers.{layer}."
-        if input_scales:
-            linears = [f"self_attn.{name}_proj" for name in "qkvo"]
-            linears += [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
-            names += [f"{prefix}{linear}.input_scale" for linear in linears]
-        if kv_scales:
-            names += [f"{prefix}self_attn.{name}_proj.{name}_scale" for name in "kv"]
-    scales: dict[str, npt.NDArray[Any]] = {}
-    for name in names:
-        spread = np.random.default_rng([seed, *name.encode()]).uniform(0.9, 1.1)
-        amax = largest.get(name.split(".")[-2], 5.0) * spread
-        scales[name] = np.array([amax / 127], np.float32)
-    return scales
 
 
 def encode_tensor(values: FloatArray, dtype: str) -> npt.NDArray[Any]:
