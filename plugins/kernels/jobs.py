@@ -155,7 +155,8 @@ def _run_worker(
         environment = compiler_environment() | {"TRITON_CACHE_DIR": f"{scratch}/cache"}
         with errors.open("wb") as stderr, requests.open("rb") as stdin:
             worker = subprocess.Popen(
-                [sys.executable, "-m", WORKER, str(folder)],
+                # -P: what lies in the working directory is not to be imported.
+                [sys.executable, "-P", "-m", WORKER, str(folder)],
                 stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True,
             )  # fmt: skip
         assert worker.stdout is not None

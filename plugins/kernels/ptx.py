@@ -56,7 +56,8 @@ def attention_ptx(shape: AttentionShape) -> AttentionPtx:
         RuntimeError: it does not compile; the message ends with the compiler's.
     """
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        # -P: what lies in the working directory is not to be imported.
+        [sys.executable, "-P", "-m", __name__],
         input=json.dumps(dataclasses.asdict(shape)),
         env=compiler_environment(), capture_output=True, text=True,
     )  # fmt: skip

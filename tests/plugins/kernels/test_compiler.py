@@ -169,6 +169,17 @@ def test_dead_worker_is_reported_with_the_job(
         compile_jobs([ADD], tmp_path)
 
 
+def test_package_in_the_working_directory_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the checkout's folder `enginery`, which is but a part of the installed package."""
+    (tmp_path / "enginery").mkdir()
+    (tmp_path / "enginery" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    (tmp_path / "triton.py").write_text("raise RuntimeError('nor this one')")
+    monkeypatch.chdir(tmp_path)
+    assert [kernel.name for kernel in compile_jobs([ADD], tmp_path)] == ["add"]
+
+
 @pytest.mark.parametrize("change", [{"name": "../a"}, {"name": ""}, {"spec": "convolution"}])
 def test_job_that_makes_no_sense(change: dict[str, str]) -> None:
     fields = {"name": "add", "spec": "add"} | change

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,12 @@ def test_scratch_in_use_is_kept(read: int) -> None:
         drop_scratch(ENTRY.format(read=read))
 
 
-def test_attention_has_the_parameters_of_a_plugin() -> None:
+def test_attention_has_the_parameters_of_a_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What lies in the working directory is not taken for what is installed.
+    (tmp_path / "triton.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
     shape = AttentionShape(
         act="bf16", num_heads=8, num_kv_heads=2, head_dim=64, tokens_per_block=32, scale=0.125,
         sliding_window=0, capability=90,
