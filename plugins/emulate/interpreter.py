@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -17,10 +18,13 @@ from enginery.runtime.errors import EngineMismatchError
 from enginery.runtime.executors.device import Argument, View
 from enginery.runtime.executors.image import KernelImage
 
-from .memory import bytes_of
+from .memory import Bytes, bytes_of
 
 INTERPRET = "INTERPRET"
 """The constant that tells a kernel where it runs; compiled it is False."""
+
+_ONE_LAUNCH = threading.Lock()
+"""The interpreter keeps the program that it is at, and what it patches, in globals."""
 
 
 class InterpretedKernel:
@@ -45,6 +49,7 @@ class InterpretedKernel:
             raise ImportError(
                 f"emulation needs {error.name}: pip install 'enginery[emulate]'"
             ) from error
+        self._name = image.name
         self._from_numpy = torch.from_numpy
         self._types = {
             name: getattr(torch, TORCH_DTYPES[kind])
@@ -57,15 +62,54 @@ class InterpretedKernel:
         self._run = _in_place(function)
 
     def launch(self, grid: int, arguments: Mapping[str, Argument]) -> None:
-        """Runs `grid` programs, one after the other."""
+        """Runs `grid` programs, one after the other.
+
+        Raises:
+            EngineMismatchError: with the constants that the engine gives it, the kernel reaches
+                outside its operands.
+        """
         passed = {
             name: self._tensor(name, value) if isinstance(value, View) else value
             for name, value in arguments.items()
         }
-        self._run((grid, 1, 1), {**passed, **self._constants})
+        operands = Operands(
+            self._name, [bytes_of(view) for view in arguments.values() if isinstance(view, View)]
+        )
+        self._run((grid, 1, 1), {**passed, **self._constants}, operands)
 
     def _tensor(self, name: str, view: View) -> Any:
         return self._from_numpy(bytes_of(view)).view(self._types[name])
+
+
+class Operands:
+    """The memory that a launch may touch: an engine's constants may not fit its operands.
+
+    Args:
+        kernel: its name.
+        arrays: of the operands.
+    """
+
+    def __init__(self, kernel: str, arrays: list[Bytes]) -> None:
+        self._kernel = kernel
+        begins = [array.ctypes.data for array in arrays]
+        self._spans = [(at, at + array.size) for at, array in zip(begins, arrays, strict=True)]
+
+    def check(self, addresses: Any, mask: Any, num_bytes: int) -> None:
+        """Checks an access, which has one operand: `num_bytes` at each address in `mask`.
+
+        Raises:
+            EngineMismatchError: some of it is not the operand's.
+        """
+        touched = addresses[mask]
+        if touched.size == 0:
+            return
+        low, high = int(touched.min()), int(touched.max()) + num_bytes
+        if not any(begin <= low and high <= end for begin, end in self._spans):
+            raise EngineMismatchError(
+                f"kernel {self._kernel!r} reaches outside its operands: its constants are not "
+                "those of the step that launches it",
+                "UNSUPPORTED_OP",
+            )
 
 
 TORCH_DTYPES = {
@@ -103,13 +147,16 @@ def check_source(image: KernelImage) -> None:
         )
 
 
-def _in_place(function: Any) -> Callable[[tuple[int, int, int], Mapping[str, Any]], None]:
+Run = Callable[[tuple[int, int, int], Mapping[str, Any], Operands], None]
+
+
+def _in_place(function: Any) -> Run:
     """What runs an interpreted function on the caller's own memory.
 
     The interpreter copies all memory that an argument points into and back again, the whole KV
     cache at every launch, for the sake of devices that the CPU cannot read. Ours it can.
     """
-    from triton.runtime.interpreter import GridExecutor
+    from triton.runtime.interpreter import GridExecutor, InterpreterError
 
     class InPlaceExecutor(GridExecutor):  # type: ignore[misc]
         def _init_args_hst(self, args_dev: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -118,11 +165,41 @@ def _in_place(function: Any) -> Callable[[tuple[int, int, int], Mapping[str, Any
         def _restore_args_dev(self, *_: Any) -> None:
             pass
 
-    def run(grid: tuple[int, int, int], arguments: Mapping[str, Any]) -> None:
-        with _interpreted_language():
-            InPlaceExecutor(function.rewrite(), function.arg_names, grid)(**arguments)
+    def run(grid: tuple[int, int, int], arguments: Mapping[str, Any], operands: Operands) -> None:
+        with _ONE_LAUNCH, _interpreted_language(), _checked_accesses(operands):
+            try:
+                InPlaceExecutor(function.rewrite(), function.arg_names, grid)(**arguments)
+            except InterpreterError as error:
+                if isinstance(error.__cause__, EngineMismatchError):
+                    raise error.__cause__ from None
+                raise
 
     return run
+
+
+@contextlib.contextmanager
+def _checked_accesses(operands: Operands) -> Iterator[None]:
+    """Holds every load and store of a launch to its operands: the interpreter takes any address."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    def load(pointers: Any, mask: Any, *rest: Any) -> Any:
+        operands.check(pointers.data, mask.data, _element_bytes(pointers))
+        return unchecked_load(pointers, mask, *rest)
+
+    def store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        operands.check(pointers.data, mask.data, _element_bytes(pointers))
+        return unchecked_store(pointers, value, mask, *rest)
+
+    unchecked_load, unchecked_store = builder.create_masked_load, builder.create_masked_store
+    builder.create_masked_load, builder.create_masked_store = load, store
+    try:
+        yield
+    finally:
+        del builder.create_masked_load, builder.create_masked_store
+
+
+def _element_bytes(pointers: Any) -> int:
+    return int(pointers.get_element_ty().primitive_bitwidth) // 8
 
 
 @contextlib.contextmanager
