@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from enginery.builder.cache import Cache, content_key
+from enginery.builder.errors import BuildError, Problem, Problems
 from enginery.builder.packages import package_version
 from enginery.builder.targets.tensorrt.archive import json_member, read_archive, write_archive
-from enginery.plugins.kernels import jobs
+from enginery.plugins.kernels import jobs, tiles
 from enginery.plugins.kernels.spec import FOLDER, KERNELS, source_sha256
 
 Constant = int | float | bool | str | None
@@ -147,8 +148,12 @@ def compile_kernels(
         on_done: called as each is done, from one thread at a time.
 
     Raises:
-        KernelCompileError: a kernel does not compile, or the compiler is not installed.
+        BuildError: the compiler is not installed.
+        KernelCompileError: a kernel does not compile.
     """
+    if package_version("triton") is None:
+        problem = Problem("triton", "is not installed", "pip install 'enginery[rtx]'")
+        raise BuildError("tensorrt target", [problem])
     by_name = {kernel.name: kernel for kernel in kernels}
     compiled: dict[str, CompiledKernel] = {}
     failures: list[OSError] = []  # of a thread of the jobs', to be raised in this one
@@ -174,6 +179,27 @@ def compile_kernels(
     if failures:
         raise failures[0]
     return {name: compiled[name] for name in by_name}
+
+
+def check_shared_memory(kernels: Mapping[str, CompiledKernel], capability: tuple[int, int]) -> None:
+    """Checks that programs have the shared memory that kernels ask for: the compiler does not.
+
+    Raises:
+        BuildError: with every kernel for which there is too little.
+    """
+    most = tiles.SHARED_BYTES[10 * capability[0] + capability[1]]
+    subject = f"kernels for compute capability {capability[0]}.{capability[1]}"
+    problems = Problems(subject, BuildError)
+    for kernel in kernels.values():
+        needed, constants = kernel.record["shared_bytes"], kernel.record["constants"]
+        if needed > most:
+            sizes = ", ".join(f"{name} {v}" for name, v in constants.items() if type(v) is int)
+            problems.add(
+                kernel.record["spec"],
+                f"takes {needed} bytes of shared memory, a program has {most}; with {sizes}",
+                "this model is not built for such GPUs yet: choose --sku cpu",
+            )
+    problems.raise_if_any()
 
 
 @functools.cache

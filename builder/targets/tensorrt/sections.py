@@ -26,6 +26,7 @@ from enginery.builder.targets.tensorrt.kernels import (
     Kernel,
     KernelSet,
     cached_kernels,
+    check_shared_memory,
     compile_kernels,
 )
 from enginery.builder.targets.tensorrt.native import NativeSegment, lower_segment
@@ -110,7 +111,8 @@ class Artifacts:
         """Emits the ONNX and compiles what the cache does not hold, kernels first.
 
         Raises:
-            BuildError: a package that this takes is not installed, or TensorRT refuses a segment.
+            BuildError: a package that this takes is not installed, a kernel takes more shared
+                memory than there is, or TensorRT refuses a segment.
             KernelCompileError: a kernel does not compile.
             OSError: the cache cannot be written.
         """
@@ -137,6 +139,7 @@ class Artifacts:
             lacking = [kernel for kernel in wanted if kernel.name not in held]
             if lacking:
                 held.update(compile_kernels(lacking, capability, self.cache, kernel_count.add))
+            check_shared_memory(held, capability)
         lacking_plans = [job for job in plans if plan_name(job) not in self.plans]
         if lacking_plans:
             self.plans.update(make_plans(lacking_plans, self.cache, plan_count.add))

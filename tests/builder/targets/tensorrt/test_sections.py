@@ -13,13 +13,19 @@ import pytest
 
 from enginery.builder.build import PlannedBuild, artifacts_of, plan_build
 from enginery.builder.cache import Cache
-from enginery.builder.errors import SkuError
+from enginery.builder.errors import BuildError, SkuError
 from enginery.builder.options import BuildRequest
 from enginery.builder.progress import KERNELS, PLANS
 from enginery.builder.sku import load_sku
 from enginery.builder.targets.tensorrt import providers as providers_module
 from enginery.builder.targets.tensorrt.archive import read_archive
-from enginery.builder.targets.tensorrt.kernels import Kernel, KernelSet, compile_kernels
+from enginery.builder.targets.tensorrt.kernels import (
+    CompiledKernel,
+    Kernel,
+    KernelSet,
+    check_shared_memory,
+    compile_kernels,
+)
 from enginery.builder.targets.tensorrt.plans import find_tensorrt
 from enginery.builder.targets.tensorrt.sections import Artifacts
 from enginery.runtime.executors.image import SkuImage
@@ -182,7 +188,7 @@ def test_manifest_names_sources_and_compilers(model: Path, compiler: FakeCompile
     assert set(described["kernel_sources"]) == compiler.specs
     assert described["skus"]["a100"]["compute_capability"] == [8, 0]
     assert described["skus"]["a100"]["verified"] is None
-    assert "kernels" in described["skus"]["h100"]["verified"]
+    assert "native segments" in described["skus"]["h100"]["verified"]
 
 
 def test_plans_of_the_skus_that_have_them(
@@ -215,6 +221,28 @@ def test_a_sku_of_tensorrt_alone_needs_tensorrt(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SkuError, match=r"rtx4090: providers: no TensorRT is installed \(pip"):
         providers_module.providers_of(load_sku("rtx4090"))
     assert providers_module.providers_of(load_sku("a100")) == ("native",)
+
+
+def test_the_compiler_is_not_installed(
+    model: Path, compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "enginery.builder.targets.tensorrt.kernels"
+    monkeypatch.setattr(f"{module}.package_version", lambda name: None)
+    with pytest.raises(
+        BuildError, match=r"triton: is not installed \(pip install 'enginery\[rtx\]'"
+    ):
+        make(plan(model, None))
+
+
+@pytest.mark.parametrize(("capability", "most"), [((9, 0), 232_448), ((8, 9), 101_376)])
+def test_a_kernel_that_takes_too_much_shared_memory(capability: tuple[int, int], most: int) -> None:
+    def kernel(num_bytes: int) -> dict[str, CompiledKernel]:
+        record = {"spec": "gemm", "shared_bytes": num_bytes, "constants": {"BLOCK_M": 128}}
+        return {"gemm_1": CompiledKernel(record, b"")}
+
+    check_shared_memory(kernel(most), capability)
+    with pytest.raises(BuildError, match=rf"gemm: takes {most + 1} bytes.*{most}; with BLOCK_M"):
+        check_shared_memory(kernel(most + 1), capability)
 
 
 def test_a_kernel_that_really_compiles(tmp_path: Path) -> None:
