@@ -9,7 +9,7 @@ from a short list, so that the device can record it once per size and replay it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..batch import SAMPLE_HOST_ONLY, ScheduledBatch
 from ..engine import Engine
 from ..errors import EngineMismatchError, EngineryError, InvalidArgumentError
 from ..executor import ExecutorInfo, Limits, StepOutput
-from .attention_work import write_decode, write_step
+from .attention_work import AttentionCut, write_decode, write_step
 from .buckets import bucket_for, power_of_two
 from .device import Device
 from .image import RankImage
@@ -73,7 +73,8 @@ class SegmentedExecutor:
         Raises:
             InvalidArgumentError: `kv_cache_bytes` does not pay for one block.
             OutOfMemoryError: a device has too little memory; nothing is allocated on it then.
-            EngineMismatchError: the program, the SKU's kernels and a device do not go together.
+            EngineMismatchError: the program, the SKU's kernels and a device do not go together, or
+                the ranks with each other.
         """
         assert self._engine is not None, "init is called once"
         engine, self._engine = self._engine, None
@@ -84,7 +85,8 @@ class SegmentedExecutor:
                 f"{image.tokens_per_block}"
             )
         num_blocks, block_bytes = count_blocks(self.images, kv_cache_bytes)
-        self._sizes = StepSizes.of(image, limits, attention_cuts(image), num_blocks)
+        cuts = common_cuts(self.images)
+        self._sizes = StepSizes.of(image, limits, cuts, num_blocks)
         self._ranks = [
             RankExecutor(device, engine, rank, self.provider, self._sizes, self._plan(rank))
             for device, rank in zip(self.devices, self.images, strict=True)
@@ -283,6 +285,28 @@ def choose_provider(image: RankImage, device: Device, provider: str | None) -> s
             "WRONG_TARGET",
         )
     return provider
+
+
+def common_cuts(images: Sequence[RankImage]) -> tuple[AttentionCut, ...]:
+    """How all ranks cut attention: they read one rank's work items.
+
+    Raises:
+        EngineMismatchError: a rank cuts otherwise, or has other steps between the segments.
+    """
+    first, cuts = images[0], attention_cuts(images[0])
+    for image in images[1:]:
+        if shared_steps(image) != shared_steps(first) or attention_cuts(image) != cuts:
+            raise EngineMismatchError(
+                f"rank {image.rank} has other steps than rank 0, or attention cut otherwise: the "
+                "files are not of one build",
+                "RANK_MISMATCH",
+            )
+    return cuts
+
+
+def shared_steps(image: RankImage) -> list[tuple[str, Mapping[str, Any]]]:
+    """The steps that are the same on all ranks; segments may have biases on one alone."""
+    return [(step.op, step.attributes) for step in image.steps if step.op != "run_segment"]
 
 
 def count_blocks(images: Sequence[RankImage], kv_cache_bytes: int) -> tuple[int, int]:

@@ -286,7 +286,13 @@ def attention_cuts(image: RankImage) -> tuple[AttentionCut, ...]:
     """
     cuts = []
     attention = [step for step in image.steps if step.op == "paged_attention"]
-    for window in sorted({step.attributes.get("sliding_window", -1) for step in attention}):
+    windows = set()
+    for step in attention:
+        window = step.attributes.get("sliding_window")
+        if not isinstance(window, int) or window < 0:
+            raise mismatch(step.place, f"sliding_window is {window!r}, not an integer from 0 on")
+        windows.add(window)
+    for window in sorted(windows):
         name = attention_op(window)
         op = image.sku.ops.get(name)
         if op is None or "prefill" not in op.kernels or "split_tokens" not in op.numbers:

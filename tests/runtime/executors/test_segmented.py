@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from enginery.plugins.emulate.device import EmulatedDevice
 from enginery.runtime.batch import SAMPLE_HOST_ONLY
 from enginery.runtime.engine import Engine
+from enginery.runtime.errors import EngineMismatchError
 from enginery.runtime.executor import Limits
-from enginery.runtime.executors.segmented import SegmentedExecutor, wants_logits
+from enginery.runtime.executors.image import RankImage
+from enginery.runtime.executors.segmented import SegmentedExecutor, common_cuts, wants_logits
+from enginery.runtime.executors.steps import attention_cuts
 from tests.support.batches import make_batch
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.emulation import build_emulated
@@ -159,6 +163,36 @@ def test_a_failed_step_leaves_the_next_one_whole(
     assert device.num_synchronized == 1
     device.fails = False
     assert run(executor, (1, 3)).token_ids.shape == (1,)
+
+
+@pytest.mark.parametrize("window", [None, "9", [9], -1])
+def test_a_window_that_is_none(executor: SegmentedExecutor, window: Any) -> None:
+    image = executor.images[0]
+    hostile = image_with_window(image, window)
+    with pytest.raises(EngineMismatchError, match=r"sliding_window is .* not an integer from 0 on"):
+        attention_cuts(hostile)
+
+
+def test_ranks_of_other_steps(executor: SegmentedExecutor) -> None:
+    image = executor.images[0]
+    assert common_cuts([image, replace(image, rank=1)]) == common_cuts([image])
+    without = [step for step in image.steps if step.op != "gather_rows"]
+    for other in (replace(image, steps=tuple(without)), image_with_window(image, 9)):
+        with pytest.raises(EngineMismatchError, match="rank 1 has other steps") as caught:
+            common_cuts([image, replace(other, rank=1)])
+        assert caught.value.status == "RANK_MISMATCH"
+
+
+def image_with_window(image: RankImage, window: Any) -> RankImage:
+    """An image whose last layer has another sliding window."""
+    last = max(step.index for step in image.steps if step.op == "paged_attention")
+    steps = [
+        replace(step, attributes={**step.attributes, "sliding_window": window})
+        if step.index == last
+        else step
+        for step in image.steps
+    ]
+    return replace(image, steps=tuple(steps))
 
 
 @pytest.mark.parametrize(
