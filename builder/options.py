@@ -131,6 +131,11 @@ def resolve_options(
         return min(int(getattr(sku, name)) for sku in skus)
 
     dtype = resolve_dtype(request.dtype, config, skus)
+    is_auto = request.kv_cache_dtype == "auto"
+    kv_cache_dtype = dtype if is_auto else request.kv_cache_dtype
+    # A dtype that is refused itself is not refused a second time, under a name nobody gave.
+    if not is_auto or all(dtype in sku.dtypes for sku in skus):
+        kv_cache_dtype = choice("kv_cache_dtype", kv_cache_dtype)
     longest = longest_sequence(config)
     max_seq_len = request.max_seq_len
     if max_seq_len is not None and max_seq_len > longest:
@@ -155,9 +160,7 @@ def resolve_options(
         tokens_per_block=count(
             "tokens_per_block", request.tokens_per_block, least("tokens_per_block")
         ),
-        kv_cache_dtype=choice(
-            "kv_cache_dtype", dtype if request.kv_cache_dtype == "auto" else request.kv_cache_dtype
-        ),
+        kv_cache_dtype=kv_cache_dtype,
     )
     if options.max_input_len > options.max_seq_len:
         problems.add(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -70,6 +72,22 @@ def test_installed_wheel_imports_without_the_source_tree(wheel: Path, tmp_path: 
     )
     assert ran.returncode == 0, ran.stderr
     assert Path(ran.stdout.strip()) == tmp_path / "site" / "enginery" / "runtime"
+
+
+def test_source_folder_that_hides_the_package_is_told(tmp_path: Path) -> None:
+    """Python started in the checkout finds its folder `enginery` first, a part of the package."""
+    (tmp_path / "enginery").mkdir()
+    shutil.copy(ROOT / "enginery" / "__init__.py", tmp_path / "enginery")
+    shutil.copy(ROOT / "enginery" / "llm.py", tmp_path / "enginery")
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", "from enginery import LLM"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"ImportError: {tmp_path} is enginery's source" in ran.stderr.splitlines()[-1]
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:

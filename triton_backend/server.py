@@ -38,6 +38,8 @@ _EXIT_S = 6
 # Longer than that, so that it does not give up with an error of its own first.
 _OWN_EXIT_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1
+# What the model's own code raised, without the stack that follows.
+_MODEL_ERROR = re.compile(r"Failed to create instance: (.*?)(?:(?:\\n)+At:\\n.*)?\"?$")
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,10 @@ class TritonServer:
         """What the log says of a failed start: the model's own error where there is one."""
         if self._log_thread is not None:
             self._log_thread.join(timeout=1)
+        for line in self._log:
+            if found := _MODEL_ERROR.search(line):
+                # The server escapes the quotes and line breaks of what it repeats.
+                return found.group(1).replace('\\"', '"').replace("\\n", "\n")
         errors = [line for line in self._log if re.match(r"E\d{4} |error:|.*\| UNAVAILABLE", line)]
         return "\n".join(errors[-10:]) or self.log_tail() or "its log is empty"
 

@@ -16,7 +16,11 @@ MAX_CONFIG_BYTES = 16 << 20
 
 
 def read_json_object(
-    path: Path, error: type[BuildError], *, max_bytes: int = MAX_CONFIG_BYTES
+    path: Path,
+    error: type[BuildError],
+    *,
+    max_bytes: int = MAX_CONFIG_BYTES,
+    fix: str = "give the directory of a Hugging Face checkpoint",
 ) -> dict[str, Any]:
     """Reads a file that must hold one JSON object with no key given twice.
 
@@ -24,6 +28,7 @@ def read_json_object(
         path: the file.
         error: the exception to raise, with `path` as its subject.
         max_bytes: larger files are refused unread.
+        fix: what to do when the file is missing.
 
     Raises:
         BuildError: of the class `error`, when the file is missing, too large or no such object.
@@ -38,7 +43,7 @@ def read_json_object(
             raise fail(f"is {size} bytes long; at most {max_bytes} are read")
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise fail("is missing", "give the directory of a Hugging Face checkpoint") from None
+        raise fail("is missing", fix) from None
     except UnicodeDecodeError as decoding:
         raise fail(f"is not UTF-8: {decoding}") from None
     try:

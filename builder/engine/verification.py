@@ -19,9 +19,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises:
         EngineFileError: it is missing, malformed or not of an engine of ours.
     """
-    manifest = read_json_object(directory / MANIFEST_FILE, EngineFileError)
+    fix = "name an engine directory"
+    manifest = read_json_object(directory / MANIFEST_FILE, EngineFileError, fix=fix)
     if manifest.get("kind") != MANIFEST_KIND or not isinstance(manifest.get("files"), list):
-        problem = Problem(MANIFEST_FILE, "is not that of an engine", "name an engine directory")
+        problem = Problem(MANIFEST_FILE, "is not that of an engine", fix)
         raise EngineFileError(str(directory), [problem])
     return manifest
 

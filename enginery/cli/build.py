@@ -20,11 +20,12 @@ from enginery.builder.memory import PeakMemory
 from enginery.builder.memory_plan import describe_plan, format_bytes
 from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
-from enginery.builder.sku import Gpu, Sku, load_sku, sku_names
+from enginery.builder.sku import Sku, load_sku, sku_names
 from enginery.cli.build_config import merge_config
 from enginery.cli.build_progress import BuildProgress
 from enginery.cli.flags import FlagParser
 from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
+from enginery.cli.text_table import Row, table
 from enginery.quantization import SCHEMES
 
 NO_WEIGHTS = "the checkpoint has no weights: its tensors and its tokenizer were not checked"
@@ -52,19 +53,16 @@ EXAMPLES += "\n".join(f"  {scheme.name:<14}{scheme.summary}" for scheme in SCHEM
 
 def _sku_lines() -> str:
     """The SKUs, what they are for, and whether engines for them ran on them."""
-    lines = []
-    for name in sku_names():
-        sku = load_sku(name)
-        kind = "any x86-64 processor" if sku.gpu is None else _gpu_text(sku, sku.gpu)
-        lines.append(f"  {name:<9} {kind}")
-    return "\n".join(lines)
+    return "\n".join(f"  {line}" for line in table(map(_sku_row, map(load_sku, sku_names()))))
 
 
-def _gpu_text(sku: Sku, gpu: Gpu) -> str:
-    major, minor = gpu.compute_capability
+def _sku_row(sku: Sku) -> Row:
     state = "verified" if sku.is_verified else "built only"
+    if sku.gpu is None:
+        return sku.name, "x86-64", "any", state, ""
+    major, minor = sku.gpu.compute_capability
     memory = format_bytes(sku.memory_bytes or 0)
-    return f"SM {major}.{minor}, {memory:<8} {state:<11} {', '.join(gpu.providers)}"
+    return sku.name, f"SM {major}.{minor}", memory, state, ", ".join(sku.gpu.providers)
 
 
 def add_arguments(parser: FlagParser) -> None:
@@ -220,10 +218,12 @@ def _describe_trial(trial: DryRun) -> str:
     parts = f"{trial.num_kernels} kernels"
     if trial.num_plans:
         parts += f" and {trial.num_plans} plans"
+    seconds = trial.weight_seconds
+    packing = f"about {seconds:.0f} s" if seconds >= 1 else "less than a second"
     return (
-        f"Compiled {parts} ({format_bytes(trial.compiled_bytes)}, {trial.num_cached} of them from "
-        f"the cache) in {trial.seconds:.1f} s; packing {format_bytes(trial.weight_bytes)} of "
-        f"weights would take about {trial.weight_seconds:.0f} s"
+        f"Made {parts} in {trial.seconds:.1f} s, {trial.num_cached} of them from the cache: "
+        f"{format_bytes(trial.compiled_bytes)} in the engine. Packing "
+        f"{format_bytes(trial.weight_bytes)} of weights would take {packing}."
     )
 
 

@@ -33,7 +33,7 @@ def engine_text(
         section("Header", _pairs(description["header"])),
         section("Attributes", _pairs(description["attributes"])),
         section("Checkpoint", _checkpoint(manifest)),
-        section("Memory plan", _memory_plan(manifest)),
+        *(section(title, _memory_plan(plan)) for title, plan in _memory_plans(manifest).items()),
         section("Sections", table(map(_section_row, description["sections"]))),
         section(
             "Values",
@@ -62,10 +62,18 @@ def _checkpoint(manifest: Mapping[str, Any]) -> list[str]:
     return table(rows)
 
 
-def _memory_plan(manifest: Mapping[str, Any]) -> list[str]:
+def _memory_plans(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """Title to plan; one of each SKU where the engine is for several."""
+    plans = manifest.get("memory_plans")
+    if not plans:
+        return {"Memory plan": manifest["memory_plan"]}
+    return {f"Memory plan of {sku}": plan for sku, plan in plans.items()}
+
+
+def _memory_plan(plan: Mapping[str, int]) -> list[str]:
     return table(
         (name, format_bytes(value) if name.endswith("_bytes") else str(value))
-        for name, value in manifest["memory_plan"].items()
+        for name, value in plan.items()
     )
 
 

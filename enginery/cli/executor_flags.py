@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TypedDict
 
 from enginery.cli.flags import FlagParser
@@ -70,7 +71,10 @@ def executor_options(args: argparse.Namespace, engine: Engine) -> ExecutorOption
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be above 0 and below 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
     return value

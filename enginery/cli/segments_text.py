@@ -71,10 +71,14 @@ def _segment_lines(image: RankImage) -> Iterator[str]:
         values = [operand for operand in segment.inputs if operand.is_value]
         tensors = [operand for operand in segment.inputs if not operand.is_value]
         yield (
-            f"{name} (run {runs.count(name)} times, ONNX {format_bytes(len(segment.onnx))}): "
+            f"{name} (run {_times(runs.count(name))}, ONNX {format_bytes(len(segment.onnx))}): "
             f"{_operands(values)} -> {_operands(segment.outputs)}"
         )
         yield from (f"  {line}" for line in table(map(_tensor_row, tensors)))
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _operands(operands: Iterable[OperandImage]) -> str:

@@ -214,6 +214,8 @@ def test_help_tells_hardware_and_what_ran_on_it(capsys: pytest.CaptureFixture[st
     assert "SM 9.0" in lines["h100"] and "verified" in lines["h100"]
     assert "built only" in lines["rtx4090"] and "tensorrt_rtx" in lines["rtx4090"]
     assert "x86-64" in lines["cpu"]
+    skus = [line for name, line in lines.items() if name in ("a100", "b200", "h200", "rtx5090")]
+    assert len({line.index("built only") for line in skus}) == 1
 
 
 def test_a_configuration_alone_compiles_for_gpus_and_says_what_it_would_take(
@@ -231,8 +233,8 @@ def test_a_configuration_alone_compiles_for_gpus_and_says_what_it_would_take(
     captured = capsys.readouterr()
     assert "no weights: its tensors and its tokenizer were not checked" in captured.err
     out = captured.out
-    assert out.index("Memory plan (h200;") < out.index("Memory plan (h100;") < out.index("Compiled")
-    assert f"Compiled {len(compiled := compiler.compiled)} kernels" in out and ", 0 of them" in out
+    assert out.index("Memory plan (h200;") < out.index("Memory plan (h100;") < out.index("Made")
+    assert f"Made {len(compiled := compiler.compiled)} kernels" in out and ", 0 of them" in out
     assert {job.capability for job in compiled} == {(9, 0)}
 
     assert build(*flags, "--json") == 0
@@ -296,9 +298,10 @@ def test_a_gpu_engine_is_built_and_inspected(
     assert enginery(["inspect", str(output)]) == 0
     text = capsys.readouterr().out
     for part in (
-        "middle (run 1 times", "SKU h200", "SKU a100", "segment middle      native, 6 launches",
+        "middle (run once", "SKU h200", "SKU a100", "segment middle      native, 6 launches",
         "Plans of a100", "8 rows (best 4)", "Kernels of h200", "paged_attention@0 decode",
-        "segment=first", "sku.a100", "registers", "spills",
+        "segment=first", "sku.a100", "registers", "spills", "Memory plan of h200",
+        "Memory plan of a100",
     ):  # fmt: skip
         assert part in text, part
 

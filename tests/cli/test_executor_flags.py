@@ -63,8 +63,15 @@ def test_refuses_what_cannot_run(
 
 @pytest.mark.parametrize(
     "flags",
-    [["--emulate", "--executor", "a:b"], ["--free_gpu_memory_fraction", "1"]],
+    [["--emulate", "--executor", "a:b"], ["--executor", "a:b", "--emulate"]],
 )
 def test_flags_that_contradict(flags: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", ENGINE, *flags])
+
+
+@pytest.mark.parametrize("share", ["1", "0", "-0.5", "nan", "most"])
+def test_shares_of_memory_that_are_none(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", ENGINE, f"--free_gpu_memory_fraction={share}"])
+    assert f"'{share}' is not a number above 0 and below 1" in capsys.readouterr().err

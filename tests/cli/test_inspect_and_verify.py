@@ -129,4 +129,4 @@ def test_verify_of_damaged_engines(
 def test_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("inspect", "verify"):
         assert main([command, str(tmp_path / "nowhere")]) == 2
-        assert "manifest.json: is missing" in capsys.readouterr().err
+        assert "manifest.json: is missing (name an engine dir" in capsys.readouterr().err

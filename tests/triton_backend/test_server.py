@@ -121,12 +121,12 @@ def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_model_that_cannot_be_loaded_is_told_with_its_reason(tmp_path: Path) -> None:
     folder = tmp_path / "broken" / "1"
     folder.mkdir(parents=True)
-    (folder / "model.py").write_text("raise RuntimeError('the engine is on fire')\n")
+    (folder / "model.py").write_text("""raise RuntimeError('the engine is "on fire"')\n""")
     config = 'name: "broken"\nbackend: "python"\nmax_batch_size: 0\n'
     tensor = ' { name: "x" data_type: TYPE_FP32 dims: [ 1 ] }\n'
     (folder.parent / "config.pbtxt").write_text(f"{config}input{tensor}output{tensor}")
     server = TritonServer(Repository(tmp_path, "broken"), FREE_PORTS)
-    with pytest.raises(ServerError, match="the engine is on fire"):
+    with pytest.raises(ServerError, match=r'status 1: .*the engine is "on fire"$'):
         server.start()
     assert not [path for f in FOLDERS for path in f.glob(f"{leftover_prefix()}*")]
     server.stop()  # harmless
