@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from enginery.builder.build import PlannedBuild, plan_build
 from enginery.builder.engine.container import Section, bytes_section
 from enginery.builder.engine.directory import MANIFEST_FILE
+from enginery.builder.engine.program import Program
 from enginery.builder.engine.rank_file import WEIGHTS_SECTION
 from enginery.builder.errors import OptionError, Problem
 from enginery.builder.options import BuildRequest
@@ -20,6 +22,8 @@ from enginery.runtime.engine import Engine
 # What is written anew; every other section of the old file goes into the new one as it is.
 WRITTEN_SECTIONS = ("program", "token_bytes", "weights")
 TOKENIZER_FILE = "tokenizer.json"
+# What a fine-tune may choose anew: nothing that is compiled knows of it.
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_ids", "pad_token_id")
 # What a manifest says of compiled parts: these entries, and of `built_with` all but these.
 COMPILED_ENTRIES = ("skus", "kernel_sources")
 OWN_VERSIONS = ("enginery", "numpy", "python")
@@ -72,8 +76,8 @@ def plan_refit(
         request = _request(engine_path, engine, model, output, overwrite)
         planned = plan_build(request)
         for rank, payload in enumerate(planned.payloads):
-            program = payload.program.encode(WEIGHTS_SECTION)
-            if program != engine.section("program", rank).tobytes():
+            program = _with_special_tokens(payload.program, engine.describe(rank)["attributes"])
+            if program.encode(WEIGHTS_SECTION) != engine.section("program", rank).tobytes():
                 raise _differs(engine_path, engine, planned)
         ranks = range(engine.info.tp_size)
         kept = tuple(_kept_sections(engine, rank) for rank in ranks)
@@ -103,6 +107,13 @@ def _request(
     )
 
 
+def _with_special_tokens(program: Program, attributes: dict[str, Any]) -> Program:
+    """The program with the engine's special tokens, so that the rest can be compared."""
+    old = {name: attributes[name] for name in SPECIAL_TOKENS}
+    old = {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in old.items()}
+    return dataclasses.replace(program, attributes=dict(program.attributes) | old)
+
+
 def _kept_sections(engine: Engine, rank: int) -> tuple[Section, ...]:
     return tuple(
         bytes_section(section["name"], engine.section(section["name"], rank).tobytes())
@@ -124,6 +135,8 @@ def _differs(engine_path: Path, engine: Engine, planned: PlannedBuild) -> Option
     described = engine.describe()
     old, new = described["attributes"], planned.payloads[0].program.attributes
     for name, value in old.items():
+        if name in SPECIAL_TOKENS:
+            continue
         attribute = new.get(name)
         given = list(attribute) if isinstance(attribute, tuple) else attribute
         if given != value:
