@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from enginery.builder.checkpoint.fields import read_json_object
 from enginery.builder.engine.directory import MANIFEST_FILE, MANIFEST_KIND
@@ -25,6 +25,36 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         problem = Problem(MANIFEST_FILE, "is not that of an engine", fix)
         raise EngineFileError(str(directory), [problem])
     return manifest
+
+
+def check_entries(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks the entries of a manifest that are shown to people.
+
+    Raises:
+        EngineFileError: with every one that is missing or malformed.
+    """
+    problems = Problems(str(directory), EngineFileError)
+    checkpoint = manifest.get("checkpoint")
+    if not (
+        _has_strings(checkpoint, "name", "config_sha256")
+        and isinstance(weights := checkpoint.get("weights"), list)
+        and all(_has_strings(file, "name", "sha256") for file in weights)
+    ):
+        problems.add(MANIFEST_FILE, "has no entry checkpoint, or a malformed one")
+    if not _is_plan(manifest.get("memory_plan")):
+        problems.add(MANIFEST_FILE, "has no entry memory_plan, or a malformed one")
+    plans = manifest.get("memory_plans", {})
+    if not (isinstance(plans, dict) and all(map(_is_plan, plans.values()))):
+        problems.add(MANIFEST_FILE, "has a malformed entry memory_plans")
+    problems.raise_if_any()
+
+
+def _has_strings(value: Any, *names: str) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in names)
+
+
+def _is_plan(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(size) is int for size in value.values())
 
 
 def verify_files(directory: Path, report: Callable[[str, int], None]) -> None:

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from enginery.builder.engine.verification import read_manifest
+from enginery.builder.engine.verification import check_entries, read_manifest
 from enginery.cli.engine_text import engine_text
 from enginery.cli.flags import FlagParser
 from enginery.cli.segments_text import segments_json, segments_text
@@ -32,6 +32,7 @@ def add_arguments(parser: FlagParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Shows the engine; see `add_arguments`."""
     manifest = read_manifest(args.engine)
+    check_entries(args.engine, manifest)
     with Engine.open(args.engine) as engine:
         if args.json:
             ranks = [_describe(engine, rank) for rank in range(engine.info.tp_size)]

@@ -126,6 +126,26 @@ def test_verify_of_damaged_engines(
     assert message in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("memory_plan", None),
+        ("memory_plan", {"weight_bytes": "8 MiB"}),
+        ("memory_plans", [{}]),
+        ("memory_plans", {"h100": {"weight_bytes": 1.5}}),
+        ("checkpoint", "demo"),
+        ("checkpoint", {"name": "demo", "config_sha256": "00", "weights": [{"name": 1}]}),
+    ],
+)
+def test_inspect_of_a_malformed_manifest(
+    output: Path, engines: list[Engine], capsys: pytest.CaptureFixture[str], entry: str, value: Any
+) -> None:
+    path = output / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: value}))
+    assert main(["inspect", str(output)]) == 2
+    assert f"entry {entry}" in capsys.readouterr().err
+
+
 def test_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("inspect", "verify"):
         assert main([command, str(tmp_path / "nowhere")]) == 2
