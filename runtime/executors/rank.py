@@ -27,6 +27,15 @@ class Collective:
     destination: View
 
 
+def are_of_collective(op: str, source: View | None, output: View) -> bool:
+    """Whether a collective reads and writes these: f32, and as wide as its result."""
+    if source is None or not source.dtype == output.dtype == "f32":
+        return False
+    if op == "all_reduce":
+        return source == output
+    return source.shape[0] == output.shape[0] and output.shape[1] % source.shape[1] == 0
+
+
 class StepList:
     """The steps of one rank for one set of arrays, cut at the collectives.
 
@@ -48,8 +57,9 @@ class StepList:
             if step.version != 1 or len(step.inputs) != 1 or len(step.outputs) != 1:
                 raise mismatch(step.place, "not version 1 with one input and one output")
             source, output = context.operand(step, 0), context.output(step)
-            if source is None or (step.op == "all_reduce" and source != output):
+            if not are_of_collective(step.op, source, output):
                 raise mismatch(step.place, "its operands are not those of a collective")
+            assert source is not None
             self.collectives.append(Collective(step.op, step.outputs[0].rows, source, output))
             self.parts.append([])
         self.sample: Run | None = prepare_sample(context) if samples else None

@@ -93,6 +93,7 @@ def prepare_step(context: StepContext, step: StepImage) -> Run:
 def _embed(context: StepContext, step: StepImage) -> Run:
     name = context.op(step, "embed", "kernel").kernels["kernel"]
     weight = _tensor(step, 0, context.image.vocab_size)
+    _check_vectors(step, {1: context.image.vocab_size})
     columns = weight.shape[1]
     _check_value(step, step.outputs[0], "f32", "tokens", columns)
     blocks = -(-columns // context.library.constant(step.place, name, "BLOCK"))
@@ -138,6 +139,8 @@ def _kv_append(context: StepContext, step: StepImage) -> Run:
     if step.inputs[0] != step.outputs[0]:
         raise mismatch(step.place, "the output is not the first input")
     _check_qkv(context, step)
+    head_dim = image.head_dim
+    _check_vectors(step, {1: head_dim // 2, 2: head_dim, 3: head_dim, 4: 1, 5: 1})
     launch = context.library.bind(
         step.place,
         name,
@@ -171,6 +174,7 @@ def _paged_attention(context: StepContext, step: StepImage) -> Run:
     cut = next(i for i, cut in enumerate(context.cuts) if cut.sliding_window == window)
     k_cache, v_cache = _layer_cache(context, step)
     _check_qkv(context, step)
+    _check_vectors(step, {1: 1, 2: 1})
     out = step.outputs[0]
     _check_value(step, out, out.dtype, "tokens", image.num_heads * image.head_dim)
     tables = arrays.view("block_tables")
@@ -287,10 +291,10 @@ def attention_cuts(image: RankImage) -> tuple[AttentionCut, ...]:
     cuts = []
     attention = [step for step in image.steps if step.op == "paged_attention"]
     windows = set()
-    for step in attention:
-        window = step.attributes.get("sliding_window")
+    for layer in attention:
+        window = layer.attributes.get("sliding_window")
         if not isinstance(window, int) or window < 0:
-            raise mismatch(step.place, f"sliding_window is {window!r}, not an integer from 0 on")
+            raise mismatch(layer.place, f"sliding_window is {window!r}, not an integer from 0 on")
         windows.add(window)
     for window in sorted(windows):
         name = attention_op(window)
@@ -337,6 +341,15 @@ def _check_qkv(context: StepContext, step: StepImage) -> None:
 def _check_value(step: StepImage, value: ValueImage, dtype: str, rows: str, columns: int) -> None:
     if (value.dtype, value.rows, value.columns) != (dtype, rows, columns):
         raise mismatch(step.place, f"{value} is not {dtype} of {rows} by {columns}")
+
+
+def _check_vectors(step: StepImage, sizes: Mapping[int, int]) -> None:
+    """Checks the inputs at some places: tensors of one dimension of these sizes, or absent."""
+    for index, size in sizes.items():
+        tensor = step.inputs[index]
+        is_vector = isinstance(tensor, TensorImage) and tensor.shape == (size,)
+        if tensor is not None and not is_vector:
+            raise mismatch(step.place, f"{tensor} is not a tensor of shape [{size}]")
 
 
 def _tensor(step: StepImage, index: int, num_rows: int) -> TensorImage:

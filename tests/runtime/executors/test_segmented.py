@@ -15,7 +15,9 @@ from enginery.runtime.batch import SAMPLE_HOST_ONLY
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import EngineMismatchError
 from enginery.runtime.executor import Limits
+from enginery.runtime.executors.device import View
 from enginery.runtime.executors.image import RankImage
+from enginery.runtime.executors.rank import are_of_collective
 from enginery.runtime.executors.segmented import SegmentedExecutor, common_cuts, wants_logits
 from enginery.runtime.executors.steps import attention_cuts
 from tests.support.batches import make_batch
@@ -181,6 +183,34 @@ def test_ranks_of_other_steps(executor: SegmentedExecutor) -> None:
         with pytest.raises(EngineMismatchError, match="rank 1 has other steps") as caught:
             common_cuts([image, replace(other, rank=1)])
         assert caught.value.status == "RANK_MISMATCH"
+
+
+@pytest.mark.parametrize(
+    ("op", "index"),
+    [("kv_append", 1), ("kv_append", 2), ("kv_append", 4), ("paged_attention", 2), ("embed", 1)],
+)
+def test_tensors_of_another_size(op: str, index: int, engine: Engine, device: IdleDevice) -> None:
+    executor = SegmentedExecutor(engine, None, [device])
+    image = executor.images[0]
+    (step, *_) = (step for step in image.steps if step.op == op)
+    tensor = replace(image.tensors["rope.inv_freq"], shape=(7,))
+    inputs = (*step.inputs[:index], tensor, *step.inputs[index + 1 :])
+    steps = [replace(step, inputs=inputs) if each is step else each for each in image.steps]
+    executor.images = (replace(image, steps=tuple(steps)),)
+    with pytest.raises(EngineMismatchError, match=rf"\({op}\): .* is not a tensor of shape \["):
+        executor.init(LIMITS, 1 << 20)
+
+
+def test_operands_of_collectives() -> None:
+    def view(dtype: str, columns: int, rows: int = 4, offset: int = 0) -> View:
+        return View(None, offset, dtype, (rows, columns))
+
+    assert are_of_collective("all_reduce", view("f32", 8), view("f32", 8))
+    assert not are_of_collective("all_reduce", view("f32", 8), view("f32", 8, offset=256))
+    assert not are_of_collective("all_reduce", view("bf16", 8), view("bf16", 8))
+    assert are_of_collective("all_gather", view("f32", 4), view("f32", 8, offset=256))
+    for source in (None, view("bf16", 4), view("f32", 16), view("f32", 3), view("f32", 4, rows=5)):
+        assert not are_of_collective("all_gather", source, view("f32", 8))
 
 
 def image_with_window(image: RankImage, window: Any) -> RankImage:
