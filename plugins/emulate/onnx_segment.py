@@ -79,10 +79,9 @@ class OnnxSegment:
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         try:
-            graph = onnx.load_from_string(content).graph
-            for item in graph.initializer:
-                if item.data_location == onnx.TensorProto.EXTERNAL:
-                    raise ValueError(f"{item.name}: a constant lies in another file")
+            loaded = onnx.load_from_string(content)
+            _check_self_contained(onnx, loaded)
+            graph = loaded.graph
             self.inputs = tuple(_operand(onnx, item) for item in graph.input)
             self.outputs = tuple(_operand(onnx, item) for item in graph.output)
             self._session = onnxruntime.InferenceSession(
@@ -130,6 +129,28 @@ def _memory(operand: OnnxOperand, rows: int, operands: Mapping[str, NDArray[Any]
             f"which takes {wanted} contiguous bytes"
         )
     return array
+
+
+def _check_self_contained(onnx: Any, model: Any) -> None:
+    """Checks that no constant lies in another file, which the model may name by any path.
+
+    What segments have no use for, and where constants could hide as well, is refused.
+
+    Raises:
+        ValueError: one does, or the model has functions, graphs in nodes or sparse constants.
+    """
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    constants = list(model.graph.initializer)
+    for attribute in attributes:
+        constants += [attribute.t, *attribute.tensors]
+        if attribute.HasField("g") or len(attribute.graphs):
+            raise ValueError(f"{attribute.name}: an attribute is a graph")
+    sparse = [*model.graph.sparse_initializer, *(a for a in attributes if a.sparse_tensors)]
+    if model.functions or sparse or any(a.HasField("sparse_tensor") for a in attributes):
+        raise ValueError("the model has functions or sparse constants")
+    for item in constants:
+        if item.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(f"{item.name}: a constant lies in another file")
 
 
 def _operand(onnx: Any, item: Any) -> OnnxOperand:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -215,6 +216,35 @@ def test_what_is_no_segment_is_refused() -> None:
     constant.external_data.add(key="location", value="/etc/hostname")
     with pytest.raises(ValueError, match="c: a constant lies in another file"):
         OnnxSegment(elsewhere.SerializeToString())
+
+
+@pytest.mark.parametrize("location", ["constant", "../{}/constant"])
+@pytest.mark.parametrize("place", ["attribute", "graph in a node"])
+def test_no_file_beside_the_model_is_read(
+    place: str, location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.arange(4, dtype=np.float32).tofile("constant")
+    constant = TensorProto(name="c", data_type=FLOAT, dims=[4])
+    constant.data_location = TensorProto.EXTERNAL
+    constant.external_data.add(key="location", value=location.format(tmp_path.name))
+    made = helper.make_node("Constant", [], ["c"], value=constant)
+    if place == "graph in a node":
+        value = helper.make_tensor_value_info("o", FLOAT, [4])
+        node = helper.make_node("Identity", ["i"], ["o"])
+        constant.name = "i"
+        branch = helper.make_graph([node], "branch", [], [value], [constant])
+        made = helper.make_node("If", ["if"], ["c"], then_branch=branch, else_branch=branch)
+    nodes = [
+        helper.make_node(
+            "Constant", [], ["if"], value=helper.make_tensor("if", TensorProto.BOOL, [], [True])
+        ),
+        made,
+        helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    content = model(nodes, {"x": (FLOAT, ["tokens", 4])}, {"y": (FLOAT, ["tokens", 4])})
+    with pytest.raises(ValueError, match=r"lies in another file|an attribute is a graph"):
+        OnnxSegment(content)
 
 
 def test_size_that_overflows_64_bits_is_not_taken_for_a_small_one() -> None:
