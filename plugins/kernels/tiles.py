@@ -172,8 +172,10 @@ def _derived(widths: Widths) -> dict[str, Widths]:
             # A group of weights takes few bytes: more of them on the way. Its sums take registers.
             return dataclasses.replace(
                 tile,
+                block_m=min(tile.block_m, 64),
                 block_n=min(tile.block_n, 64),
                 block_k=INT4_GROUP,
+                num_warps=4,
                 num_stages=8 if tile.block_m == 16 else 3,
             )
         return tile
