@@ -17,11 +17,14 @@ LARGEST_FINISHED = tl.constexpr(128 * 128)  # elements of a tile that is stored 
 @triton.jit
 def finish(
     value, scale, bias, residual, y, row, first_column, rows,
-    N: tl.constexpr, WEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    N: tl.constexpr, WEIGHT: tl.constexpr, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Stores `value` [BLOCK_M, WIDTH] with scale, bias and residual; arguments as of `gemm`."""
+    """Stores `value`, WIDTH columns of a tile, with scale, bias and residual.
+
+    Other arguments as of `gemm`. A part of a tile may lie past the last column altogether.
+    """
     column = first_column + tl.arange(0, WIDTH)
-    existing = column if N % WIDTH == 0 else tl.minimum(column, N - 1)
+    existing = column if N % BLOCK_N == 0 else tl.minimum(column, N - 1)
     if scale is not None and WEIGHT != "int4_wo":
         value *= tl.load(scale + existing).to(tl.float32)[None, :]
     if bias is not None:
@@ -76,10 +79,12 @@ def gemm(
     )  # fmt: skip
     if BLOCK_M * BLOCK_N > LARGEST_FINISHED:
         # One half after the other: sums and residual of a large tile do not fit the registers.
-        halves = tl.reshape(value, (BLOCK_M, 2, BLOCK_N // 2))
-        left, right = tl.split(tl.permute(halves, (0, 2, 1)))
-        finish(left, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N // 2)
-        first_column += BLOCK_N // 2
-        finish(right, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N // 2)
+        half: tl.constexpr = BLOCK_N // 2
+        left, right = tl.split(tl.permute(tl.reshape(value, (BLOCK_M, 2, half)), (0, 2, 1)))
+        finish(left, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, half, BLOCK_N)
+        first_column += half
+        finish(right, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, half, BLOCK_N)
     else:
-        finish(value, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N)
+        finish(
+            value, scale, bias, residual, y, row, first_column, rows, N, WEIGHT, BLOCK_N, BLOCK_N
+        )

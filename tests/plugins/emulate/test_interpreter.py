@@ -77,3 +77,36 @@ def test_several_threads_launch_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not problems
+
+
+@pytest.mark.parametrize("num_columns", [384, 400])
+def test_large_tiles_read_no_columns_past_the_last(num_columns: int) -> None:
+    rows, depth = 3, 16
+    constants: dict[str, Any] = {
+        "N": num_columns, "K": depth, "WEIGHT": "same", "BLOCK_M": 128, "BLOCK_N": 256,
+        "BLOCK_K": 16, "GROUP_M": 1, "INTERPRET": False,
+    }  # fmt: skip
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "x": ("i8", (rows, depth)), "weight": ("i8", (num_columns, depth)),
+        "scale": ("f32", (num_columns,)), "bias": ("f32", (num_columns,)),
+        "residual": ("f32", (rows, num_columns)), "y": ("f32", (rows, num_columns)),
+    }  # fmt: skip
+    types = {name: "*i8" if kind == "i8" else "*fp32" for name, (kind, _) in shapes.items()}
+    signature = KERNELS["gemm"].signature(types | {"rows": "i32"}, constants)
+    kernel = KernelImage(
+        name="gemm_1", spec="gemm", version=1, source_sha256=source_sha256("gemm"), cubin=b"",
+        entry="gemm", num_warps=8, num_stages=3, shared_bytes=0, num_params=7, registers=0,
+        spill_bytes=0, signature=tuple(signature), constants=constants,
+    )  # fmt: skip
+    device, rng = EmulatedDevice(), np.random.default_rng(0)
+    views, values = {}, {}
+    for name, (kind, shape) in shapes.items():
+        dtype = np.dtype(np.int8 if kind == "i8" else np.float32)
+        buffer = device.allocate(name, dtype.itemsize * int(np.prod(shape)))
+        views[name] = View(buffer, 0, kind, shape)
+        values[name] = array_of(views[name], dtype)
+        values[name][:] = rng.integers(-9, 9, shape)
+    x, weight = (values[name].astype(np.float32) for name in ("x", "weight"))
+    expected = x @ weight.T * values["scale"] + values["bias"] + values["residual"]
+    device.launch(device.load_kernel(kernel), 2, views | {"rows": rows})
+    np.testing.assert_array_equal(values["y"], expected)
