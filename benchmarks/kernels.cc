@@ -8,7 +8,7 @@
 //     build/kernels [isa]
 //
 // Times are of the thread's own CPU time, and the ceiling (a loop of the scheme's multiply-add on
-// registers, AVX-512 only) is measured again before every line, so that other load distorts both
+// registers or tiles, AVX-512 and AMX only) is measured again before every line, so that other load distorts both
 // alike. Columns are rows of x; figures are G operations/s and the share of the ceiling. `stream`
 // is one row over weights that no cache holds, in GB/s of weights.
 #include "kernels/kernels.h"
@@ -86,12 +86,39 @@ __attribute__((target("avx512f"))) void RunChains(Unit unit) {
     }
   }
 }
+
+// Four chains of products of tiles; operands are whatever zeroed tiles hold.
+void RunTiles(Unit unit) {
+  struct alignas(64) Config {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  __asm__ volatile("ldtilecfg %0" ::"m"(config));
+  for (int i = 0; i < kRounds; ++i) {
+    if (unit == Unit::kBf16) {
+      __asm__ volatile(
+          "tdpbf16ps %tmm6, %tmm4, %tmm0\ntdpbf16ps %tmm7, %tmm4, %tmm1\n"
+          "tdpbf16ps %tmm6, %tmm5, %tmm2\ntdpbf16ps %tmm7, %tmm5, %tmm3");
+    } else {
+      __asm__ volatile(
+          "tdpbusd %tmm6, %tmm4, %tmm0\ntdpbusd %tmm7, %tmm4, %tmm1\n"
+          "tdpbusd %tmm6, %tmm5, %tmm2\ntdpbusd %tmm7, %tmm5, %tmm3");
+    }
+  }
+  __asm__ volatile("tilerelease");
+}
 #endif
 
 // G operations/s of the unit; 0 where there is no loop for the instruction set.
 double Ceiling([[maybe_unused]] Unit unit, [[maybe_unused]] const Kernels& kernels) {
 #if defined(__x86_64__)
-  if (std::strcmp(kernels.name, "avx512") == 0) {
+  const bool has_tiles = std::strcmp(kernels.name, "amx") == 0;
+  if (has_tiles && unit != Unit::kF32) {
+    const double per_instruction = unit == Unit::kBf16 ? 16384 : 32768;
+    return kRounds * 4 * per_instruction / Median([&] { RunTiles(unit); }) * 1e-9;
+  }
+  if (has_tiles || std::strcmp(kernels.name, "avx512") == 0) {
     const double per_instruction = unit == Unit::kF32 ? 32 : unit == Unit::kBf16 ? 64 : 128;
     return kRounds * kChains * per_instruction / Median([&] { RunChains(unit); }) * 1e-9;
   }

@@ -9,6 +9,11 @@ from enginery.quantization.fp8 import (
     float32_to_e4m3,
     quantize_fp8,
 )
+from enginery.quantization.grouped_int4 import (
+    GroupedInt4Weight,
+    dequantize_grouped_int4,
+    quantize_grouped_int4,
+)
 from enginery.quantization.int4 import (
     INT4_BLOCK,
     int4_codes,
@@ -31,11 +36,13 @@ __all__ = [
     "INT4_BLOCK",
     "SCHEMES",
     "Fp8Weight",
+    "GroupedInt4Weight",
     "Int8Weight",
     "QuantizationError",
     "Scheme",
     "bfloat16_to_float32",
     "dequantize_fp8",
+    "dequantize_grouped_int4",
     "dequantize_int8",
     "e4m3_to_float32",
     "float32_to_bfloat16",
@@ -45,6 +52,7 @@ __all__ = [
     "int8_codes",
     "pack_int4",
     "quantize_fp8",
+    "quantize_grouped_int4",
     "quantize_int8",
     "round_to",
     "row_amax",

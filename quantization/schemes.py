@@ -21,6 +21,10 @@ class Scheme:
         targets: the targets that compute it.
         quantizes_lm_head: whether the output projection is a linear layer like the others; if not,
             it stays in the build dtype.
+        lm_head_dtype: dtype of the output projection's weight where it is quantised to another
+            than the others'; None is that of the others.
+        embedding_dtype: dtype of an embedding that is not the output projection's weight; None is
+            the build dtype.
         has_input_scales: whether activations are quantised by scales that the checkpoint gives
             (`<module>.input_scale`).
         block_size: inputs that share a weight scale; None is all of a row.
@@ -35,6 +39,8 @@ class Scheme:
     summary: str
     targets: tuple[str, ...] = ("cpu", "tensorrt")
     quantizes_lm_head: bool = True
+    lm_head_dtype: str | None = None
+    embedding_dtype: str | None = None
     has_input_scales: bool = False
     block_size: int | None = None
     min_sm: int = 0
@@ -60,6 +66,19 @@ INT8_DYNAMIC = Scheme(
     targets=("cpu",),
     nearest=("int8_sq", "int8_wo", "none"),
 )
+W4A8_DYNAMIC = Scheme(
+    "w4a8_dynamic",
+    "i4",
+    "i8",
+    # A name of ours: TensorRT-LLM's nearest, W4A8_QSERVE_PER_GROUP, has zero points.
+    "W4A8_PER_GROUP_PER_TOKEN",
+    f"INT4 weights in groups of {INT4_BLOCK} inputs, activations as int8_dynamic; lm_head in INT8",
+    targets=("cpu",),
+    lm_head_dtype="i8",
+    embedding_dtype="i8",
+    block_size=INT4_BLOCK,
+    nearest=("int4_wo", "int8_sq", "int8_dynamic", "int8_wo", "none"),
+)
 INT4_WO = Scheme(
     "int4_wo",
     "i4",
@@ -69,7 +88,7 @@ INT4_WO = Scheme(
     targets=("tensorrt",),
     quantizes_lm_head=False,
     block_size=INT4_BLOCK,
-    nearest=("int8_wo", "none"),
+    nearest=("w4a8_dynamic", "int8_wo", "none"),
 )
 INT8_SQ = Scheme(
     "int8_sq",
@@ -95,4 +114,7 @@ FP8 = Scheme(
     nearest=("int8_sq", "int8_dynamic", "int8_wo", "none"),
 )
 
-SCHEMES = {scheme.name: scheme for scheme in (NONE, INT8_WO, INT8_DYNAMIC, INT4_WO, INT8_SQ, FP8)}
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (NONE, INT8_WO, INT8_DYNAMIC, W4A8_DYNAMIC, INT4_WO, INT8_SQ, FP8)
+}

@@ -12,6 +12,7 @@ from ctypes import (
     CFUNCTYPE,
     POINTER,
     c_char_p,
+    c_double,
     c_float,
     c_int32,
     c_int64,
@@ -47,6 +48,7 @@ STATUSES = {
     "SHUT_DOWN": 31,
     "OUT_OF_MEMORY": 32,
     "EXECUTOR_FAILED": 33,
+    "NOT_SUPPORTED": 34,
     "INTERNAL": 99,
 }
 STATUS_NAMES = {value: name for name, value in STATUSES.items()}
@@ -319,6 +321,7 @@ class RuntimeOptions(ctypes.Structure):
         ("user", c_void_p),
         ("max_chunk_tokens", c_int64),
         ("iteration_stats_capacity", c_int64),
+        ("pin_threads", c_int64),
     ]
 
 
@@ -347,6 +350,35 @@ class Stats(ctypes.Structure):
     ]
 
 
+class ProfileRecord(ctypes.Structure):
+    """`enginery_profile_record`."""
+
+    _fields_ = [
+        ("iteration", c_uint64),
+        ("op", c_char_p),
+        ("role", c_char_p),
+        ("unit", c_char_p),
+        ("num_calls", c_uint64),
+        ("duration_ns", c_uint64),
+        ("bytes", c_uint64),
+        ("operations", c_uint64),
+    ]
+
+
+class MachineLimits(ctypes.Structure):
+    """`enginery_machine_limits`."""
+
+    _fields_ = [
+        ("abi_size", c_uint64),
+        ("memory_bandwidth", c_double),
+        ("buffer_bytes", c_uint64),
+        ("f32_peak", c_double),
+        ("bf16_peak", c_double),
+        ("i8_peak", c_double),
+        ("num_threads", c_int64),
+    ]
+
+
 STRUCTS: dict[str, type[ctypes.Structure]] = {
     "enginery_engine_info": EngineInfo,
     "enginery_limits": Limits,
@@ -363,6 +395,8 @@ STRUCTS: dict[str, type[ctypes.Structure]] = {
     "enginery_event": Event,
     "enginery_runtime_options": RuntimeOptions,
     "enginery_stats": Stats,
+    "enginery_profile_record": ProfileRecord,
+    "enginery_machine_limits": MachineLimits,
 }
 
 VerifyProgress = CFUNCTYPE(None, c_void_p, c_uint64, c_uint64)
@@ -401,4 +435,10 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "enginery_runtime_stats": (c_int32, (c_void_p, POINTER(Stats))),
     "enginery_runtime_iterations_json": (c_int32, (c_void_p, POINTER(c_void_p))),
     "enginery_runtime_executor_name": (c_char_p, (c_void_p,)),
+    "enginery_runtime_set_profiling": (c_int32, (c_void_p, c_int32)),
+    "enginery_runtime_profile": (c_int32, (c_void_p, POINTER(c_void_p))),
+    "enginery_profile_count": (c_uint64, (c_void_p,)),
+    "enginery_profile_get": (POINTER(ProfileRecord), (c_void_p, c_uint64)),
+    "enginery_profile_free": (None, (c_void_p,)),
+    "enginery_measure_limits": (c_int32, (c_char_p, c_int32, POINTER(MachineLimits))),
 }

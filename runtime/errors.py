@@ -71,6 +71,12 @@ class OutOfMemoryError(EngineryError, MemoryError):
     status = "OUT_OF_MEMORY"
 
 
+class NotSupportedError(EngineryError):
+    """The executor in use does not do that."""
+
+    status = "NOT_SUPPORTED"
+
+
 class LibraryNotFoundError(EngineryError, ImportError):
     """libenginery.so is not where an installation puts it, or is not the one expected."""
 
@@ -98,6 +104,7 @@ _BY_STATUS: dict[str, type[EngineryError]] = {
     "QUEUE_FULL": QueueFullError,
     "SHUT_DOWN": ShutDownError,
     "OUT_OF_MEMORY": OutOfMemoryError,
+    "NOT_SUPPORTED": NotSupportedError,
 }
 
 

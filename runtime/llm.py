@@ -66,6 +66,7 @@ class LLM:
         max_num_tokens: packed tokens in a step; None: the engine's.
         enable_chunked_prefill: whether long prompts are prefilled in pieces beside decodes.
         num_threads: of the cpu executor; None: as many as this process may run on.
+        pin_threads: whether each of them is held on a CPU of its own.
         isa: kernels of the cpu executor; None: the environment's ENGINERY_ISA, or the best.
         executor: runs the steps in place of the executor of the engine's target: an `Executor`, or
             an import string "package.module:factory" whose factory takes the engine and
@@ -92,6 +93,7 @@ class LLM:
         max_num_tokens: int | None = None,
         enable_chunked_prefill: bool = True,
         num_threads: int | None = None,
+        pin_threads: bool = False,
         isa: str | None = None,
         executor: Executor | str | None = None,
         executor_options: Mapping[str, Any] | None = None,
@@ -117,6 +119,7 @@ class LLM:
             policy=scheduler_config.capacity_scheduler_policy,
             enable_chunked_context=enable_chunked_prefill,
             num_threads=num_threads or 0,
+            pin_threads=pin_threads,
             isa=isa,
             free_gpu_memory_fraction=(
                 None if self.engine.info.target == "cpu" else kv_cache_config.memory_fraction

@@ -18,6 +18,7 @@ from .event import Event, read_event
 from .executor import ChoosesKvCache, Executor, ExecutorTable
 from .executor_choice import make_executor
 from .library import check, load_library, take_string
+from .profile import ProfileRecord
 from .request import RequestStruct, TokenIds
 from .sampling_params import SamplingParams
 
@@ -45,9 +46,11 @@ class RuntimeOptions:
     max_chunk_tokens: int = 0
     """The longest piece of a prompt in one step; 0: max_num_tokens."""
     num_threads: int = 0
-    """Of the cpu executor; 0: as many as this process may run on."""
+    """Of the cpu executor; 0: as many as this process may run on (affinity mask and cgroup)."""
+    pin_threads: bool = False
+    """Whether each of them, the step thread too, is held on a CPU of its own."""
     isa: str | None = None
-    """Of the cpu executor: "auto", "avx512", "avx2", "portable"; None: ENGINERY_ISA or auto."""
+    """Of the cpu executor: "auto", "amx", "avx512", "avx2", "portable"; None: ENGINERY_ISA."""
     iteration_stats_capacity: int = 1000
     """Iterations kept for `Runtime.iterations`."""
     free_gpu_memory_fraction: float | None = None
@@ -261,9 +264,36 @@ class Runtime:
             for entry in json.loads(take_string(text))
         ]
 
+    def set_profiling(self, enabled: bool) -> None:
+        """Measures each op of every step from the next one on, or stops.
+
+        Turning it on forgets what was measured before.
+
+        Raises:
+            NotSupportedError: the executor is not the built-in one.
+        """
+        with self._call() as handle:
+            check(self._library.enginery_runtime_set_profiling(handle, int(enabled)))
+
+    def profile(self) -> list[ProfileRecord]:
+        """What was measured of the last steps (1024 at most): a record per kind of op and step.
+
+        Raises:
+            NotSupportedError: the executor is not the built-in one.
+        """
+        profile = ctypes.c_void_p()
+        with self._call() as handle:
+            check(self._library.enginery_runtime_profile(handle, ctypes.byref(profile)))
+        try:
+            get = self._library.enginery_profile_get
+            count = self._library.enginery_profile_count(profile)
+            return [ProfileRecord.read(get(profile, i).contents) for i in range(count)]
+        finally:
+            self._library.enginery_profile_free(profile)
+
     @property
     def executor_name(self) -> str:
-        """Kernels of the cpu executor ("avx512", "avx2", "portable"), or the executor's name."""
+        """Kernels of the cpu executor ("amx", "avx512", "avx2", "portable"), or its name."""
         with self._call() as handle:
             name = str(self._library.enginery_runtime_executor_name(handle).decode())
         return self._executor_name or name

@@ -22,6 +22,7 @@ _RUNTIME_PARAMETERS = {
     "enable_kv_cache_reuse": "enable_block_reuse",
     "max_chunk_tokens": "max_chunk_tokens",
     "num_threads": "num_threads",
+    "pin_threads": "pin_threads",
     "isa": "isa",
     "executor": "executor",
     "sku": "sku",
@@ -109,7 +110,7 @@ def _value(option: str, text: str) -> object:
         return text
     if option == "free_gpu_memory_fraction":
         return _fraction(text)
-    if option.startswith("enable_"):
+    if option.startswith("enable_") or option == "pin_threads":
         if text.lower() not in _TRUTH:
             raise ValueError("must be true or false")
         return _TRUTH[text.lower()]

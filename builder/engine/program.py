@@ -15,9 +15,14 @@ TENSOR_ALIGNMENT = 64
 PANEL = 16  # output channels in a panel of the packed layouts
 
 ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1, "i32": 4, "f8e4m3": 1}
-INT4 = "i4"  # of tensors alone: two per byte along the last dimension, which is even
-# layout -> K elements that stand together, and the only dtype it is used for
-GROUPS = {"n16k1": (1, "f32"), "n16k2": (2, "bf16"), "n16k4": (4, "i8")}
+INT4 = "i4"  # of tensors alone: two per byte
+# layout -> K elements that stand together, and the dtypes it is used for
+GROUPS = {
+    "n16k1": (1, ("f32", "i8")),
+    "n16k2": (2, ("bf16",)),
+    "n16k4": (4, ("i8",)),
+    "n16k8": (8, (INT4,)),
+}
 
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...]
 
@@ -41,15 +46,15 @@ class Tensor:
     @property
     def num_bytes(self) -> int:
         """What dtype, layout and shape imply, padding included."""
-        if self.dtype == INT4:
-            assert self.layout == "rows" and self.shape[-1] % 2 == 0
-            return math.prod(self.shape) // 2
         if self.layout == "rows":
-            return math.prod(self.shape) * ITEM_BYTES[self.dtype]
-        group, dtype = GROUPS[self.layout]
-        assert dtype == self.dtype
-        num_rows, depth = self.shape
-        return -(-num_rows // PANEL) * -(-depth // group) * PANEL * group * ITEM_BYTES[dtype]
+            assert self.dtype != INT4 or self.shape[-1] % 2 == 0
+            num_elements = math.prod(self.shape)
+        else:
+            group, dtypes = GROUPS[self.layout]
+            assert self.dtype in dtypes
+            num_rows, depth = self.shape
+            num_elements = -(-num_rows // PANEL) * PANEL * -(-depth // group) * group
+        return num_elements // 2 if self.dtype == INT4 else num_elements * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Weight:
         name: its name in the engine, close to its parts' names in the checkpoint.
         parts: at least one, all of the same width.
         dtype: dtype in which it is stored: "f32", "bf16", "f16", or codes with scales: "i8" and
-            "f8e4m3" (per row), "i4" (per block of a row).
+            "f8e4m3" (per row), "i4" (per block of a row; on cpu of two levels).
     """
 
     name: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from enginery.bench.chunked_prefill import ScenarioResult
 from enginery.bench.metrics import Distribution
+from enginery.bench.profile import OpFigures, ProfileResult, StepFigures
 from enginery.bench.run import RunResult
 
 RULE = "=" * 78
@@ -112,3 +113,51 @@ def chunked_prefill(results: Sequence[ScenarioResult], prompt_len: int, num_deco
             "",
         ]
     return "\n".join(lines[:-1])
+
+
+def profile(result: ProfileResult) -> str:
+    """Where a step's time goes, a block per kind of step."""
+    limits = result.limits
+    peaks = [
+        f"{unit} {peak / 1e9:.0f}" for unit in ("f32", "bf16", "i8") if (peak := limits.peak(unit))
+    ]
+    lines = [
+        f"limits  {result.executor_name}, {limits.num_threads} threads: memory "
+        f"{limits.memory_bandwidth / 1e9:.1f} GB/s; products "
+        + (f"{', '.join(peaks)} Gop/s" if peaks else "not known"),
+    ]
+    for step in result.steps:
+        lines += ["", *_profiled_step(step)]
+    return "\n".join(lines)
+
+
+def _profiled_step(step: StepFigures) -> list[str]:
+    lines = [
+        RULE,
+        f"= PROFILE: {step.kind.name}, median of {step.num_steps} steps",
+        RULE,
+        f"{'op':<30}{'calls':>6}{'us':>10}{'step %':>8}{'MB':>9}{'GB/s':>8}{'Gop/s':>9}  limit %",
+        *(_profiled_op(op) for op in step.ops),
+        "",
+    ]
+    times = {
+        "step": step.step_us,
+        "executor": step.executor_us,
+        "executor, outside ops": max(0.0, step.executor_us - step.ops_us),
+        "outside the executor": step.host_us,
+    }
+    for name, time_us in times.items():
+        lines.append(f"{name:<30}{time_us:>10.0f}{100 * time_us / step.step_us:>8.1f}")
+    if step.limit_share is not None:
+        lines.append(f"step: {100 * step.limit_share:.0f} % of what memory and products allow")
+    if step.gemm_peak_share is not None and step.kind.is_prefill:
+        lines.append(f"GEMMs alone: {100 * step.gemm_peak_share:.0f} % of the peak")
+    return lines
+
+
+def _profiled_op(op: OpFigures) -> str:
+    share = "" if op.limit_share is None else f"{100 * op.limit_share:.0f} ({op.limit})"
+    return (
+        f"{op.name:<30}{op.num_calls:>6}{op.time_us:>10.0f}{100 * op.step_share:>8.1f}"
+        f"{op.bytes / 1e6:>9.1f}{op.gbytes_per_s:>8.1f}{op.gops_per_s:>9.0f}  {share}"
+    ).rstrip()

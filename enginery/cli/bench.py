@@ -4,7 +4,9 @@
 A run submits prompts as they would arrive at a server and reports TTFT, TPOT, ITL and end-to-end
 latency, throughput, goodput, batch occupancy and KV utilisation. Several policies run the same
 load one after the other. With --chunked_prefill_scenario a long prompt arrives among decoding
-requests instead, once with chunked prefill and once without.
+requests instead, once with chunked prefill and once without. With --profile single steps are
+measured instead: the time of each kind of op, what it reads and multiplies, and its share of what
+this machine does at most, which short loops find in the same run (cpu executor only).
 
 Tokens are timed when the runtime has them; how much later this process held them is shown as
 delivery lag.
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from enginery.bench import chunked_prefill, table
+from enginery.bench import chunked_prefill, profile, table
 from enginery.bench.environment import describe_engine, describe_machine, describe_versions
 from enginery.bench.errors import BenchError
 from enginery.bench.metrics import OBJECTIVES
@@ -39,7 +41,7 @@ from enginery.bench.workload import (
     random_requests,
     read_dataset,
 )
-from enginery.cli.executor_flags import add_executor_flags, executor_options
+from enginery.cli.executor_flags import add_executor_flags, add_thread_flags, executor_options
 from enginery.cli.flags import FlagParser
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.engine import Engine
@@ -106,11 +108,11 @@ def add_arguments(parser: FlagParser) -> None:
         ("max_batch_size", "sequences in a step (the engine's)"),
         ("max_num_tokens", "packed tokens in a step (the engine's)"),
         ("kv_cache_bytes", "budget of the KV cache"),
-        ("num_threads", "of the cpu executor (all cores)"),
         ("chunk_tokens", "longest piece of a prompt in a step"),
     ):
         runtime.add_argument(f"--{name}", type=_positive, default=0, metavar="N", help=meaning)
-    runtime.add_argument("--isa", choices=("auto", "avx512", "avx2", "portable"))
+    add_thread_flags(runtime)
+    runtime.add_argument("--isa", choices=("auto", "amx", "avx512", "avx2", "portable"))
     runtime.add_argument("--chunked_prefill", choices=("on", "off"), default="on")
     runtime.add_argument("--block_reuse", choices=("on", "off"), default="on")
     add_executor_flags(parser)
@@ -118,6 +120,13 @@ def add_arguments(parser: FlagParser) -> None:
     scenario.add_argument("--chunked_prefill_scenario", action="store_true")
     scenario.add_argument("--long_prompt_len", type=_positive, default=4096, metavar="N")
     scenario.add_argument("--num_decoding", type=_positive, default=8, metavar="N")
+    steps = parser.add_argument_group("profile")
+    steps.add_argument(
+        "--profile", action="store_true", help="a prefill step and decode steps, op by op"
+    )
+    steps.add_argument(
+        "--profile_prefill_len", type=_positive, default=512, metavar="N", help="tokens (512)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--output_json", type=Path, metavar="FILE")
     output.add_argument(
@@ -132,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch_size=args.max_batch_size,
         max_num_tokens=args.max_num_tokens,
         num_threads=args.num_threads,
+        pin_threads=args.pin_threads,
         isa=args.isa,
         enable_chunked_context=args.chunked_prefill == "on",
         max_chunk_tokens=args.chunk_tokens,
@@ -147,6 +157,8 @@ def run(args: argparse.Namespace) -> int:
         _print_header(engine, header)
         if args.emulate:
             print("emulated: the times below are this machine's and say nothing about a GPU")
+        if args.profile:
+            return _run_profile(args, engine, options, header)
         if args.raw is not None:
             args.raw.mkdir(parents=True, exist_ok=True)
         if args.chunked_prefill_scenario:
@@ -218,6 +230,20 @@ def _run_scenario(
             "scenario": vars(scenario),
             "runs": [scenario_report(result) for result in results],
         }
+        write_json(args.output_json, header | report)
+    return 0
+
+
+def _run_profile(
+    args: argparse.Namespace, engine: Engine, options: RuntimeOptions, header: dict[str, Any]
+) -> int:
+    plan = profile.plan_profile(
+        engine, options, prefill_len=args.profile_prefill_len, seed=args.seed
+    )
+    result = profile.run_profile(engine, options, plan)
+    print(table.profile(result))
+    if args.output_json is not None:
+        report = {"engine": describe_engine(engine), **profile.profile_report(result)}
         write_json(args.output_json, header | report)
     return 0
 

@@ -47,6 +47,23 @@ def add_executor_flags(parser: FlagParser) -> None:
     )
 
 
+def add_thread_flags(group: argparse._ArgumentGroup) -> None:
+    """Declares the flags about the threads of the cpu executor."""
+    group.add_argument(
+        "--num_threads",
+        "--threads",
+        type=_num_threads,
+        default=0,
+        metavar="N",
+        help="of the cpu executor (0: all CPUs that this process may use: affinity and cgroup)",
+    )
+    group.add_argument(
+        "--pin_threads",
+        action="store_true",
+        help="hold each of them on a CPU of its own, on a machine that does nothing else",
+    )
+
+
 def executor_options(args: argparse.Namespace, engine: Engine) -> ExecutorOptions:
     """What the flags mean for an engine.
 
@@ -77,4 +94,11 @@ def _fraction(text: str) -> float:
         value = math.nan
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value
+
+
+def _num_threads(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
     return value

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from enginery.cli.executor_flags import add_executor_flags, executor_options
+from enginery.cli.executor_flags import add_executor_flags, add_thread_flags, executor_options
 from enginery.cli.flags import FlagParser
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.engine import Engine
@@ -84,7 +84,7 @@ def add_arguments(parser: FlagParser) -> None:
     runtime.add_argument(
         "--policy", choices=tuple(POLICIES), default="GUARANTEED_NO_EVICT", help="%(default)s"
     )
-    runtime.add_argument("--num_threads", type=int, default=0, help="0: all this process may use")
+    add_thread_flags(runtime)
     runtime.add_argument("--max_chunk_tokens", type=int, default=0, help="longest prefill chunk")
     runtime.add_argument("--disable_chunked_context", action="store_true")
     runtime.add_argument("--disable_block_reuse", action="store_true", help="no prefix cache")
@@ -113,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
             enable_block_reuse=not args.disable_block_reuse,
             max_chunk_tokens=args.max_chunk_tokens,
             num_threads=args.num_threads,
+            pin_threads=args.pin_threads,
             **chosen,
         ),
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from enginery.quantization import dequantize_int8, quantize_int8
+from enginery.quantization import (
+    dequantize_grouped_int4,
+    dequantize_int8,
+    quantize_grouped_int4,
+    quantize_int8,
+)
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.engines import build_tiny
 from tests.support.reference import ReferenceSequence, relative_error
@@ -31,6 +37,8 @@ TOLERANCES = {
     ("bfloat16", "int8_wo"): 0.1,
     # Activations too; measured 0.06 to 0.09.
     ("bfloat16", "int8_dynamic"): 0.18,
+    # Weights have 3 bits and a sign, ten times the steps of INT8; measured 0.50 to 0.56.
+    ("bfloat16", "w4a8_dynamic"): 0.75,
 }
 
 TOKEN_IDS = np.random.default_rng(0).integers(0, 314, 77).tolist()
@@ -124,20 +132,47 @@ def test_other_schemes_stay_within_their_tolerance(
     assert error > 1e-4, "nothing was rounded: this is not the scheme asked for"
 
 
+def rounded_int8(values: FloatArray, name: str) -> FloatArray:
+    return dequantize_int8(quantize_int8(values, name))
+
+
+def rounded_grouped_int4(values: FloatArray, name: str) -> FloatArray:
+    return dequantize_grouped_int4(quantize_grouped_int4(values, name))
+
+
+def logits_of_rounded_weights(
+    directory: Path, rounding: Callable[[str], Callable[[FloatArray, str], FloatArray] | None]
+) -> FloatArray:
+    """Of transformers, where each matrix is replaced by what its rounding gives; None keeps it."""
+    model = load(directory)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            rounded = rounding(name) if parameter.ndim == 2 else None
+            if rounded is not None:
+                parameter.copy_(torch.from_numpy(rounded(parameter.numpy(), name)))
+    return transformers_logits(model)
+
+
 @pytest.mark.parametrize("tie", [False, True])
 def test_int8_wo_is_exactly_the_model_with_rounded_weights(tmp_path: Path, tie: bool) -> None:
     """In float32 the only difference is in the weights, and it is the documented one."""
     directory = write_tiny_checkpoint(tmp_path / "model", "qwen3", tie=tie)
-    model = load(directory)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_own_embedding = not tie and "embed_tokens" in name
-            if parameter.ndim == 2 and not is_own_embedding:
-                rounded = dequantize_int8(quantize_int8(parameter.numpy(), name))
-                parameter.copy_(torch.from_numpy(rounded))
-    expected = transformers_logits(model)
+    expected = logits_of_rounded_weights(
+        directory, lambda name: None if not tie and "embed_tokens" in name else rounded_int8
+    )
     got = engine_logits(directory, tmp_path / "engine", qformat="int8_wo")
     assert relative_error(got, expected) < TOLERANCES["float32", "none"]
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_w4a8_dynamic_is_the_model_with_rounded_weights(tmp_path: Path, tie: bool) -> None:
+    """What is left is the rounding of activations; embedding and lm_head are in INT8."""
+    directory = write_tiny_checkpoint(tmp_path / "model", "qwen3", tie=tie)
+    expected = logits_of_rounded_weights(
+        directory, lambda name: rounded_grouped_int4 if ".layers." in name else rounded_int8
+    )
+    got = engine_logits(directory, tmp_path / "engine", qformat="w4a8_dynamic")
+    assert relative_error(got, expected) < 0.08  # measured: 0.04
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
@@ -160,9 +195,11 @@ class Sharded:
     tolerance: float
 
 
-@pytest.mark.parametrize("case", [Sharded("int8_wo", 0.05), Sharded("int8_dynamic", 0.1)])
+@pytest.mark.parametrize(
+    "case", [Sharded("int8_wo", 0.05), Sharded("int8_dynamic", 0.1), Sharded("w4a8_dynamic", 0.1)]
+)
 def test_two_ranks_of_quantised_engines(tmp_path: Path, case: Sharded) -> None:
-    model = write_tiny_checkpoint(tmp_path / "model", "qwen2", tie=True)
+    model = write_tiny_checkpoint(tmp_path / "model", "qwen2", tie=True, num_heads=8, head_dim=32)
     one, two = (
         engine_logits(model, tmp_path / f"engine{tp_size}", tp_size=tp_size, qformat=case.qformat)
         for tp_size in (1, 2)

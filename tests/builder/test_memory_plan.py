@@ -42,16 +42,26 @@ def test_numbers_are_those_of_the_model(planned: PlannedBuild) -> None:
     assert plan.kv_cache_bytes == plan.num_kv_blocks * plan.kv_block_bytes
 
 
-def test_weights_are_what_the_file_holds(tmp_path: Path) -> None:
-    model = write_tiny_checkpoint(tmp_path / "model", "qwen3")
+@pytest.mark.parametrize("qformat", ["int8_dynamic", "w4a8_dynamic"])
+def test_weights_are_what_the_file_holds(tmp_path: Path, qformat: str) -> None:
+    model = write_tiny_checkpoint(tmp_path / "model", "qwen3", num_heads=8, head_dim=32)
     for tp_size in (1, 2):
-        planned = plan_tiny(model, tp_size=tp_size, qformat="int8_dynamic")
-        engines = build_tiny(
-            model, tmp_path / f"engine{tp_size}", tp_size=tp_size, qformat="int8_dynamic"
-        )
+        planned = plan_tiny(model, tp_size=tp_size, qformat=qformat)
+        engines = build_tiny(model, tmp_path / f"engine{tp_size}", tp_size=tp_size, qformat=qformat)
         sections = [section for engine in engines for section in engine.sections]
         written = sum(section.num_bytes for section in sections if section.name == "weights")
         assert planned.plan.weight_bytes == written
+
+
+def test_int4_weights_take_half_a_byte(tmp_path: Path) -> None:
+    model = write_tiny_checkpoint(tmp_path, "llama", tie=True)
+    int8, int4 = (
+        plan_tiny(model, qformat=qformat).plan.weight_bytes
+        for qformat in ("int8_dynamic", "w4a8_dynamic")
+    )
+    # qkv, o, gate and up, down of two layers; a multiplier for every 128 of them.
+    num_codes = 2 * 128 * (256 + 128 + 512 + 256)
+    assert int8 - int4 == num_codes // 2 - num_codes // 128
 
 
 def test_ranks_share_the_kv_cache_and_not_the_residual_stream(tmp_path: Path) -> None:

@@ -118,7 +118,11 @@ def test_several_skus_share_what_all_of_them_take(tmp_path: Path) -> None:
         ),
         (
             {"sku": "cpu", "qformat": "int4_wo"},
-            r"target cpu has no kernels for it; .* \(the nearest that is built is int8_wo\)",
+            r"target cpu has no kernels for it; .* \(the nearest that is built is w4a8_dynamic\)",
+        ),
+        (
+            {"sku": "h100", "qformat": "w4a8_dynamic"},
+            r"does not quantise activations per token at run time; .* is built is int4_wo\)",
         ),
         (
             {"sku": "a100", "kv_cache_dtype": "fp8"},

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.engines import build_tiny
 
 
-def text_of(tmp_path: Path, *, shows_all: bool, tp_size: int = 1) -> str:
+def text_of(
+    tmp_path: Path, *, shows_all: bool, tp_size: int = 1, qformat: str = "int8_dynamic"
+) -> str:
     model = write_tiny_checkpoint(
         tmp_path / "model", "qwen2", num_layers=12, sliding_window=9,
         config_overrides={"max_window_layers": 2},
     )  # fmt: skip
     output = tmp_path / "engine"
-    engines = build_tiny(model, output, qformat="int8_dynamic", tp_size=tp_size)
+    engines = build_tiny(model, output, qformat=qformat, tp_size=tp_size)
     manifest = json.loads((output / "manifest.json").read_text())
     return engine_text(manifest, engines[0].describe(), shows_all=shows_all)
 
@@ -33,6 +36,13 @@ def test_layers_alike_are_shown_once(tmp_path: Path) -> None:
     assert "hidden_states += linear(swiglu, model.layers.N.mlp.down_proj.weight, .scale" in program
     weights = text[text.index("Weights (") :]
     assert weights.count("for layer N in 0 .. 11:") == 1
+
+
+def test_scales_of_groups_are_shown(tmp_path: Path) -> None:
+    text = text_of(tmp_path, shows_all=False, qformat="w4a8_dynamic")
+    assert "(swiglu, model.layers.N.mlp.down_proj.weight, .scale, -, .column_sums, .group" in text
+    assert re.search(r"down_proj.weight +i4\[128, 256\] +n16k8 +16 KiB", text)
+    assert re.search(r"down_proj.weight.group_scales +i8\[128, 2\] +n16k1 +256 B", text)
 
 
 @pytest.mark.parametrize("tp_size", [1, 2])

@@ -37,6 +37,17 @@ def test_serve_hands_the_choice_to_the_model(capsys: pytest.CaptureFixture[str])
     assert "sku" not in plain
 
 
+def test_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    written = parameters(capsys, "--threads", "3", "--pin-threads")
+    assert "num_threads 3\n" in written
+    assert "pin_threads true\n" in written
+    assert "num_threads 5\n" in parameters(capsys, "--num_threads", "5")
+    assert "_threads" not in parameters(capsys)
+    with pytest.raises(SystemExit):
+        main(["bench", CPU_ENGINE, "--threads", "-1"])
+    assert "must be 0 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [["serve", "--dry_run"], ["bench", *SHORT]])
 @pytest.mark.parametrize(
     ("engine", "flags", "message"),

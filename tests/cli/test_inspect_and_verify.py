@@ -48,6 +48,20 @@ def test_both_readers_of_the_format_see_the_same(
             assert got == wanted
 
 
+def test_an_engine_in_int4_is_inspected_and_verified(
+    tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_tiny_checkpoint(tmp_path / "model", "qwen2", hidden_size=136)
+    (engine,) = build_tiny(model, output, qformat="w4a8_dynamic")
+    assert main(["inspect", str(output), "--json"]) == 0
+    (described,) = json.loads(capsys.readouterr().out)["ranks"]
+    assert described["steps"] == engine.describe()["steps"]
+    expected = [(t.name, t.dtype, t.layout, list(t.shape), t.num_bytes) for t in engine.tensors]
+    fields = ("name", "dtype", "layout", "shape", "bytes")
+    assert [tuple(t[f] for f in fields) for t in described["tensors"]] == expected
+    assert main(["verify", str(output)]) == 0
+
+
 def test_inspect_shows_a_rank_as_text(
     output: Path, engines: list[Engine], capsys: pytest.CaptureFixture[str]
 ) -> None:

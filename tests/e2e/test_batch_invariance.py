@@ -202,7 +202,7 @@ def test_random_schedules(case: Case, seed: int) -> None:
         assert_same(runner.finish(), [case.alone[index] for index in order])
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
 def test_each_instruction_set(case: Case, isa: str) -> None:
     """The promise holds within each variant; between them only integer sums are bit-equal."""
     jobs = case.jobs[:13]

@@ -15,6 +15,7 @@ from tests.support.schemes import build_engine
 
 TARGETS: dict[str, dict[str, Any]] = {
     "cpu": {"scheme": "int8_dynamic", "tp_size": 2},
+    "cpu, INT4": {"scheme": "bfloat16", "qformat": "w4a8_dynamic"},
     "tensorrt": {"scheme": "bfloat16", "sku": "h100"},
 }
 LIMITS: dict[str, Any] = {"max_batch_size": 4, "max_num_tokens": 64, "max_seq_len": 128}

@@ -214,7 +214,7 @@ def test_stats_and_iterations(engine: Engine) -> None:
         starts = [entry.start_ns for entry in iterations]
         assert starts == sorted(starts)
         assert all(entry.duration_ns >= entry.executor_ns > 0 for entry in iterations)
-        assert runtime.executor_name in ("avx512", "avx2", "portable")
+        assert runtime.executor_name in ("amx", "avx512", "avx2", "portable")
 
 
 def test_close_wakes_who_polls_and_refuses_what_follows(engine: Engine) -> None:

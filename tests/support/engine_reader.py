@@ -285,6 +285,8 @@ def _read_program(
 def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     item: np.dtype[Any] = NUMPY_DTYPES[dtype]
     items = np.frombuffer(stored, item)
+    if dtype == "i4" and layout == "n16k8":
+        return _unpack_n16k8(stored, *shape)
     if dtype == "i4":
         assert layout == "rows" and shape[-1] % 2 == 0
         pairs: npt.NDArray[Any] = np.stack([np.left_shift(items, 4) >> 4, items >> 4], axis=-1)
@@ -299,8 +301,21 @@ def _unpack(stored: bytes, dtype: str, layout: str, shape: tuple[int, ...]) -> n
     assert items.size == -(-num_rows // 16) * num_groups * 16 * group
     is_padding = np.ones(items.size, bool)
     is_padding[positions.ravel()] = False
-    assert not items[is_padding].any(), "padding is zero"
+    padding = 1 if (dtype, layout) == ("i8", "n16k1") else 0
+    assert (items[is_padding] == padding).all(), "padding is zero, but of scales of groups one"
     unpacked: npt.NDArray[Any] = items[positions]
+    return unpacked
+
+
+def _unpack_n16k8(stored: bytes, num_rows: int, depth: int) -> npt.NDArray[np.int8]:
+    num_panels, num_groups = -(-num_rows // 16), -(-depth // 8)
+    packed = np.frombuffer(stored, np.uint8)
+    assert packed.size == num_panels * num_groups * 16 * 4
+    n, k = np.meshgrid(np.arange(num_panels * 16), np.arange(num_groups * 8), indexing="ij")
+    positions = ((n // 16 * num_groups + k // 8) * 16 + n % 16) * 4 + k % 4
+    codes = (packed[positions] >> np.where(k % 8 < 4, 0, 4) & 15).astype(np.int8) - np.int8(8)
+    assert not codes[num_rows:].any() and not codes[:, depth:].any(), "padding is the code 0"
+    unpacked: npt.NDArray[np.int8] = codes[:num_rows, :depth]
     return unpacked
 
 

@@ -83,7 +83,7 @@ class _Rank:
         self._tokens, self._positions = tokens, positions
         self._values = {}
         for step in self.engine.steps:
-            assert step.version == 1
+            assert step.version == 1 or (step.op, step.version) == ("linear", 2)
             if step.op in ("all_reduce", "all_gather"):
                 yield step.op, self._float(step.inputs[0])
                 assert self.exchange is not None
@@ -139,16 +139,16 @@ class _Rank:
         self._store(step, normed)
 
     def _linear(self, step: StepRecord) -> None:
-        x, weight, scale, bias, column_sums = step.inputs
+        x, weight, scale, bias, column_sums, *group_scales = step.inputs
         assert isinstance(x, ValueRecord) and isinstance(weight, TensorRecord)
-        assert (scale is not None) == (weight.dtype == "i8")
+        assert (scale is not None) == (weight.dtype in ("i8", "i4"))
         assert (column_sums is not None) == (x.dtype == "i8")
+        assert len(group_scales) == step.version - 1 == (weight.dtype == "i4")
         if x.dtype == "i8":
             q, x_scale = self._values[x.name]
-            sums = q.astype(np.int64) @ weight.array.astype(np.int64).T
-            assert np.array_equal(
-                self._weight(column_sums), weight.array.sum(axis=1, dtype=np.int64)
-            )
+            codes = int8_codes(weight, *group_scales)
+            sums = q.astype(np.int64) @ codes.T
+            assert np.array_equal(self._weight(column_sums), codes.sum(axis=1))
             y = sums.astype(np.float32) * x_scale[:, None]
         else:
             y = self._float(x) @ self._weight(weight).T
@@ -211,6 +211,18 @@ class _Rank:
 
     def _add(self, step: StepRecord) -> None:
         self._store(step, self._values[step.outputs[0].name] + self._float(step.inputs[0]))
+
+
+def int8_codes(weight: TensorRecord, group_scales: Any = None) -> npt.NDArray[np.int64]:
+    """The integers that a weight of a quantised operand stands for, in the range of i8."""
+    codes = weight.array.astype(np.int64)
+    if group_scales is not None:
+        assert isinstance(group_scales, TensorRecord) and group_scales.dtype == "i8"
+        magnitudes = np.abs(group_scales.array)
+        assert magnitudes.min() >= 1 and magnitudes.max() <= 15
+        codes *= np.repeat(group_scales.array, 128, axis=1)[:, : codes.shape[1]]
+    assert np.abs(codes).max() <= 127
+    return codes
 
 
 def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:

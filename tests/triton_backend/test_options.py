@@ -23,6 +23,7 @@ ALL = ModelOptions(
         enable_block_reuse=False,
         max_chunk_tokens=33,
         num_threads=3,
+        pin_threads=True,
         isa="portable",
         executor="some_package.module:Factory",
         sku="h200",

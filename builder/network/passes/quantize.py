@@ -16,7 +16,7 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
 
     What feeds a linear layer (norm, attention, activation) computes its output in the dtype that
     the layer takes, so no operation stands between them. A tied embedding is read from the
-    output projection's weight and so gets its dtype; one of its own stays in the build dtype.
+    output projection's weight and so gets its dtype.
 
     Args:
         network: after the fusions.
@@ -28,16 +28,18 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
     weight_dtypes: dict[str, str] = {}
     for current in network.nodes:
         if current.op == "linear":
-            is_kept = current.output.name == LOGITS and not scheme.quantizes_lm_head
-            operand_dtype = None if is_kept else scheme.activation_dtype
-            weight_dtype = None if is_kept else scheme.weight_dtype
+            operand_dtype, weight_dtype = scheme.activation_dtype, scheme.weight_dtype
+            if current.output.name == LOGITS:
+                weight_dtype = scheme.lm_head_dtype or weight_dtype
+                if not scheme.quantizes_lm_head:
+                    operand_dtype = weight_dtype = None
             operand_dtypes[current.value(0).name] = operand_dtype or dtype
             weight_dtypes[current.weight(1).name] = weight_dtype or dtype
 
     def stored(weight: Weight) -> Weight:
         if len(weight.shape) == 1:
             return weight  # norms and biases stay in float32
-        return weight.stored_as(weight_dtypes.get(weight.name, dtype))
+        return weight.stored_as(weight_dtypes.get(weight.name, scheme.embedding_dtype or dtype))
 
     retyped: dict[str, Value] = {}
 

@@ -12,29 +12,32 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
-from enginery.builder.engine.program import GROUPS, PANEL, Tensor
+from enginery.builder.engine.program import INT4, PANEL, Tensor
 from enginery.builder.network.network import Network
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
 from enginery.builder.targets.rope import inverse_frequencies
 from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
+from enginery.quantization import INT4_BLOCK
 
-PACKED_LAYOUTS = {dtype: layout for layout, (_, dtype) in GROUPS.items()}
+PACKED_LAYOUTS = {"f32": "n16k1", "bf16": "n16k2", "i8": "n16k4", INT4: "n16k8"}
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """The tensors of one weight; `scale` and `column_sums` where its dtype has them."""
+    """The tensors of one weight; those beside `data` where its dtype and its reader have them."""
 
     weight: Weight
     data: Tensor
     scale: Tensor | None = None
     column_sums: Tensor | None = None
+    group_scales: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """Those that are there, in file order."""
-        return [t for t in (self.data, self.scale, self.column_sums) if t is not None]
+        rest = (self.scale, self.column_sums, self.group_scales)
+        return [self.data, *(tensor for tensor in rest if tensor is not None)]
 
 
 class Constants:
@@ -45,16 +48,19 @@ class Constants:
         inv_freq: inverse frequencies of the rotary embedding, f32 `[head_dim / 2]`.
     """
 
-    def __init__(self, network: Network, qformat: str) -> None:
+    def __init__(self, network: Network) -> None:
         config = network.config
         self._frequencies = inverse_frequencies(config.rope, config.head_dim)
         self.inv_freq = Tensor("rope.inv_freq", "f32", "rows", self._frequencies.shape)
         self._weights: dict[Weight, PackedWeight] = {}
-        in_linears = {node.weight(1) for node in network.nodes if node.op == "linear"}
+        # The dtype of what each is multiplied with.
+        in_linears = {
+            node.weight(1): node.value(0).dtype for node in network.nodes if node.op == "linear"
+        }
         for node in network.nodes:
             for operand in node.inputs:
                 if isinstance(operand, Weight) and operand not in self._weights:
-                    self._weights[operand] = _packed(operand, operand in in_linears, qformat)
+                    self._weights[operand] = _packed(operand, in_linears.get(operand))
         weights = self._weights.values()
         self.tensors = (self.inv_freq, *(tensor for packed in weights for tensor in packed.tensors))
         assert len({tensor.name for tensor in self.tensors}) == len(self.tensors)
@@ -80,18 +86,26 @@ class Constants:
                 if packed.column_sums is not None:
                     yield index, _bytes(_joined([piece.column_sums for piece in rest]))
                     index += 1
+                if packed.group_scales is not None:
+                    yield index, _bytes(_joined([piece.group_scales for piece in rest]))
+                    index += 1
 
 
-def _packed(weight: Weight, is_in_linear: bool, qformat: str) -> PackedWeight:
-    layout = PACKED_LAYOUTS[weight.dtype] if is_in_linear else "rows"
+def _packed(weight: Weight, operand_dtype: str | None) -> PackedWeight:
+    """The tensors of a weight; the operand dtype is None where no linear layer reads it."""
+    layout = "rows" if operand_dtype is None else PACKED_LAYOUTS[weight.dtype]
     data = Tensor(weight.name, weight.dtype, layout, weight.shape)
-    if weight.dtype != "i8":
+    if weight.dtype not in ("i8", INT4):
         return PackedWeight(weight, data)
     channels = (weight.shape[0],)
     scale = Tensor(f"{weight.name}.scale", "f32", "rows", channels)
-    has_sums = is_in_linear and qformat == "int8_dynamic"
-    sums = Tensor(f"{weight.name}.column_sums", "i32", "rows", channels) if has_sums else None
-    return PackedWeight(weight, data, scale, sums)
+    sums = group_scales = None
+    if operand_dtype == "i8":
+        sums = Tensor(f"{weight.name}.column_sums", "i32", "rows", channels)
+    if weight.dtype == INT4:
+        groups = (*channels, -(-weight.shape[1] // INT4_BLOCK))
+        group_scales = Tensor(f"{weight.name}.group_scales", "i8", "n16k1", groups)
+    return PackedWeight(weight, data, scale, sums, group_scales)
 
 
 def _pieces(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from enginery.builder.engine.program import Attribute, Buffer, Operand, Step, Tensor
+from enginery.builder.engine.program import INT4, Attribute, Buffer, Operand, Step, Tensor
 from enginery.builder.network.network import Network, Node, Value
 from enginery.builder.network.verifier import IN_PLACE_INPUT
 from enginery.builder.network.weight import Weight
@@ -13,6 +13,7 @@ from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.rope import rope_scale
 
 LAYER_PREFIX = re.compile(r"^layers\.\d+\.")
+GROUPED_LINEAR_VERSION = 2  # of `linear`: with an operand more, the scales of groups
 
 
 def lower_steps(network: Network, constants: Constants) -> tuple[list[Buffer], list[Step]]:
@@ -86,7 +87,9 @@ class _Lowering:
 
     def step(self, node: Node) -> Step:
         inputs, attributes = getattr(self, f"_{node.op}", self._plain)(node)
-        return Step(node.op, inputs, (self.buffers[node.output],), attributes)
+        is_grouped = node.op == "linear" and node.weight(1).dtype == INT4
+        version = GROUPED_LINEAR_VERSION if is_grouped else 1
+        return Step(node.op, inputs, (self.buffers[node.output],), attributes, version)
 
     def _plain(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         return tuple(self.buffers[node.value(i)] for i in range(len(node.inputs))), {}
@@ -101,13 +104,15 @@ class _Lowering:
 
     def _linear(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         packed = self.constants.packed(node.weight(1))
-        inputs = (
+        inputs: tuple[Operand, ...] = (
             self.buffers[node.value(0)],
             packed.data,
             packed.scale,
             self._tensor(node, 2),
             packed.column_sums,
         )
+        if packed.group_scales is not None:
+            inputs += (packed.group_scales,)
         return inputs, {"accumulate": int(node.inputs[3] is not None)}
 
     def _kv_append(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:

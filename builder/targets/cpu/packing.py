@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads rows of a weight from the checkpoint and lays them out as the kernels read them.
 
-Panels of 16 output channels; within a panel, 4 bytes of consecutive inputs (1 f32, 2 bf16 or 4 i8)
-of each channel stand side by side: one vector register holds a dot-product operand of 16 outputs.
+Panels of 16 output channels; within a panel, 4 bytes of consecutive inputs (1 f32, 2 bf16, 4 i8 or
+8 i4) of each channel stand side by side: one vector register holds a dot-product operand of 16
+outputs.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
-from enginery.builder.engine.program import GROUPS, PANEL
+from enginery.builder.engine.program import GROUPS, INT4, PANEL
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.weight_rows import read_rounded, read_with_amax
-from enginery.quantization import quantize_int8
+from enginery.quantization import quantize_grouped_int4, quantize_int8
 
 
 class PackedRows(NamedTuple):
@@ -24,13 +25,16 @@ class PackedRows(NamedTuple):
 
     Attributes:
         data: contiguous, in the layout asked for; rows padded with zeros to full panels.
-        scale: float32 `[rows]` for i8, else None.
-        column_sums: int32 `[rows]`, sum of each row's quantised weights, for i8, else None.
+        scale: float32 `[rows]` for i8 and i4, else None.
+        column_sums: int32 `[rows]`, sum of each row's quantised weights, those of i4 times the
+            multipliers of their groups, for i8 and i4, else None.
+        group_scales: for i4 the multipliers in layout n16k1, rows padded with ones, else None.
     """
 
     data: npt.NDArray[Any]
-    scale: npt.NDArray[np.float32] | None
-    column_sums: npt.NDArray[np.int32] | None
+    scale: npt.NDArray[np.float32] | None = None
+    column_sums: npt.NDArray[np.int32] | None = None
+    group_scales: npt.NDArray[np.int8] | None = None
 
 
 def pack_rows(
@@ -49,6 +53,8 @@ def pack_rows(
         CheckpointError: a value is not finite.
     """
     rows = weight.rows(begin, end)
+    if weight.dtype == INT4:
+        return _grouped_int4_rows(checkpoint, rows, layout)
     stored: npt.NDArray[Any]
     scale = column_sums = None
     if weight.dtype == "i8":
@@ -61,12 +67,35 @@ def pack_rows(
     return PackedRows(data, scale, column_sums)
 
 
+def _grouped_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
+    assert layout == "n16k8"
+    values, amax = read_with_amax(checkpoint, rows)
+    weight = quantize_grouped_int4(values, rows.name, amax)
+    column_sums = weight.int8_codes().sum(axis=1, dtype=np.int32)
+    padded = _padded(weight.q, GROUPS[layout][0]).view(np.uint8) + np.uint8(8)
+    # [rows, groups of 8, halves, 4]: the first four codes of a group stand in the low halves.
+    quads = padded.reshape(padded.shape[0], -1, 2, 4)
+    data = quads[:, :, 0] | (quads[:, :, 1] << np.uint8(4))
+    group_scales = _interleaved(_padded(weight.multipliers, 1, fill=1))
+    return PackedRows(
+        _panels(data.reshape(padded.shape[0], -1), 4), weight.scale, column_sums, group_scales
+    )
+
+
 def _panels(rows: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     """`[N, K]` to `[ceil(N / 16), ceil(K / group), 16]` units of 4 bytes."""
+    return _interleaved(np.ascontiguousarray(_padded(rows, group)).view(np.uint32))
+
+
+def _padded(rows: npt.NDArray[Any], group: int, fill: int = 0) -> npt.NDArray[Any]:
+    """Rows to full panels, columns to full groups."""
     num_rows, depth = rows.shape
     missing = (-num_rows % PANEL, -depth % group)
-    if any(missing):
-        rows = np.pad(rows, ((0, missing[0]), (0, missing[1])))
-    units = np.ascontiguousarray(rows).view(np.uint32)
-    # [panels, 16, units] -> [panels, units, 16]
+    if not any(missing):
+        return rows
+    return np.pad(rows, ((0, missing[0]), (0, missing[1])), constant_values=fill)
+
+
+def _interleaved(units: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`[panels * 16, units]` to `[panels, units, 16]`."""
     return np.ascontiguousarray(units.reshape(-1, PANEL, units.shape[1]).transpose(0, 2, 1))

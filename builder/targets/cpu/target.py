@@ -13,6 +13,7 @@ from enginery.builder.options import BuildOptions
 from enginery.builder.sku import Sku
 from enginery.builder.targets.artifacts import Artifacts, NoArtifacts
 from enginery.builder.targets.attributes import program_attributes
+from enginery.builder.targets.cpu.checks import check_kernels_take
 from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.cpu.lowering import lower_steps
 from enginery.builder.targets.target import Payload
@@ -27,8 +28,13 @@ class CpuTarget:
     name = "cpu"
 
     def lower(self, network: Network, options: BuildOptions) -> Payload:
-        """Returns steps with fused operations, and weights in panels; reads no weights yet."""
-        constants = Constants(network, options.qformat)
+        """Returns steps with fused operations, and weights in panels; reads no weights yet.
+
+        Raises:
+            OptionError: the kernels do not take the share of a rank.
+        """
+        check_kernels_take(network, options)
+        constants = Constants(network)
         buffers, steps = lower_steps(network, constants)
         program = Program(
             program_attributes(network, options), constants.tensors, tuple(buffers), tuple(steps)

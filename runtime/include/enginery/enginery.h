@@ -44,11 +44,11 @@
  *   - Threads: everything may be called from any thread. Functions on one enginery_runtime may be
  *     called concurrently, except enginery_runtime_destroy, which must come last. No function
  *     blocks on the model, except enginery_runtime_poll (up to its timeout), _shutdown and
- *     _destroy.
+ *     _destroy. enginery_measure_limits takes about a second.
  *   - The library never exits or aborts the process because of a file or a request, installs no
  *     signal handlers and writes nothing to stdout or stderr.
- *   - Environment: ENGINERY_ISA (auto, avx512, avx2, portable) when runtime options leave `isa`
- *     NULL.
+ *   - Environment: ENGINERY_ISA (auto, amx, avx512, avx2, portable) when runtime options leave
+ * `isa` NULL.
  */
 #ifndef ENGINERY_ENGINERY_H_
 #define ENGINERY_ENGINERY_H_
@@ -101,6 +101,7 @@ enum {
   ENGINERY_SHUT_DOWN = 31,     /* the runtime no longer takes requests */
   ENGINERY_OUT_OF_MEMORY = 32,
   ENGINERY_EXECUTOR_FAILED = 33,
+  ENGINERY_NOT_SUPPORTED = 34, /* the executor in use does not do that */
   ENGINERY_INTERNAL = 99
 };
 
@@ -299,8 +300,10 @@ typedef struct enginery_runtime_options {
   int32_t enable_chunked_context;
   /* 1 (default): full blocks of equal prefixes are shared (prefix cache) */
   int32_t enable_block_reuse;
-  int32_t num_threads; /* cpu; 0: as many as this process may run on */
-  const char* isa;     /* cpu; NULL: ENGINERY_ISA or auto. Read during create */
+  /* cpu; 0: as many as this process may run on: the CPUs of its affinity mask, fewer when a cgroup
+   * limits its share of them */
+  int32_t num_threads;
+  const char* isa; /* cpu; NULL: ENGINERY_ISA or auto. Read during create */
   /* NULL: the built-in executor, which runs engines of target cpu (others: WRONG_TARGET). Copied
    * during create; ctx must outlive the runtime */
   const enginery_executor* executor;
@@ -313,6 +316,11 @@ typedef struct enginery_runtime_options {
   int64_t max_chunk_tokens;
   /* iterations kept for enginery_runtime_iterations_json; default 1000 */
   int64_t iteration_stats_capacity;
+  /* cpu; 1: each of num_threads threads is held on a CPU of its own out of the affinity mask of the
+   * thread that calls create, one per core before the second of any; the step thread is one of
+   * them. INVALID_ARGUMENT when there are fewer CPUs than threads. Worth it on a machine that does
+   * nothing else: two runtimes pinned in one mask share its first CPUs. Default 0 */
+  int64_t pin_threads;
 } enginery_runtime_options;
 /* Fills defaults. `abi_size` is sizeof(enginery_runtime_options) as the caller knows it. */
 ENGINERY_API void enginery_runtime_options_init(enginery_runtime_options* options,
@@ -489,8 +497,68 @@ ENGINERY_API enginery_status enginery_runtime_stats(enginery_runtime* runtime,
  *   "num_decode_tokens", "num_waiting", "num_used_blocks", "num_preempted"}] */
 ENGINERY_API enginery_status enginery_runtime_iterations_json(enginery_runtime* runtime,
                                                               char** json);
-/* "avx512", "avx2", "portable", or the name of the executor. Lives as long as the runtime. */
+/* "amx", "avx512", "avx2", "portable", or the name of the executor. Lives as long as the runtime.
+ */
 ENGINERY_API const char* enginery_runtime_executor_name(const enginery_runtime* runtime);
+
+/* ---- Profile --------------------------------------------------------------------------------- *
+ * Where a step's time goes. Of the built-in executor only: with others both functions of the
+ * runtime return ENGINERY_NOT_SUPPORTED. Off by default; then it costs nothing, and on two readings
+ * of the clock per op. It changes no result. */
+
+/* enable = 1: forgets what was measured and measures from the next step on; 0: stops, and keeps
+ * what was measured. */
+ENGINERY_API enginery_status enginery_runtime_set_profiling(enginery_runtime* runtime,
+                                                            int32_t enable);
+
+/* All calls of one kind of op in one step. Strings live as long as the enginery_profile. */
+typedef struct enginery_profile_record {
+  uint64_t iteration; /* of the step, as in enginery_runtime_iterations_json */
+  /* "embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "gather_rows",
+   * "add", "all_reduce", "all_gather"; of ops that run as one "linear+silu_mul"; and "rope": the
+   * step's cosines and sines */
+  const char* op;
+  const char* role; /* of a linear's weight: "qkv_proj", "lm_head", ...; "" for other ops */
+  const char* unit; /* what its products multiply: "f32", "bf16", "i8"; "": it has none */
+  uint64_t num_calls;
+  uint64_t duration_ns; /* in all */
+  /* In all, of weights and KV read or written, each once per call: what must come from memory.
+   * Activations are not counted: caches hold them */
+  uint64_t bytes;
+  uint64_t operations; /* in all, of its products; a multiply-add counts two */
+} enginery_profile_record;
+
+typedef struct enginery_profile enginery_profile;
+/* The records of the last steps measured (1024 at most), oldest first, those of a step in the order
+ * of its ops. *profile is set on ENGINERY_OK and must be freed; it may outlive the runtime. */
+ENGINERY_API enginery_status enginery_runtime_profile(enginery_runtime* runtime,
+                                                      enginery_profile** profile);
+ENGINERY_API uint64_t enginery_profile_count(const enginery_profile* profile);
+/* NULL when index is out of range. */
+ENGINERY_API const enginery_profile_record* enginery_profile_get(const enginery_profile* profile,
+                                                                 uint64_t index);
+ENGINERY_API void enginery_profile_free(enginery_profile* profile);
+
+/* What this machine does at most, as short loops find it: what a profile is compared with. */
+typedef struct enginery_machine_limits {
+  uint64_t abi_size; /* set by the caller */
+  /* bytes per second, all threads reading a buffer that no cache holds (1 GiB at most, less where
+   * memory is short: buffer_bytes) */
+  double memory_bandwidth;
+  uint64_t buffer_bytes;
+  /* Operations per second of all threads in the instructions that the kernels multiply with, all
+   * operands in registers; 0: not known (isa "portable") */
+  double f32_peak;
+  double bf16_peak;
+  double i8_peak;
+  int64_t num_threads; /* that measured */
+} enginery_machine_limits;
+
+/* Takes about a second, and all of num_threads CPUs meanwhile. `isa` as in the runtime options,
+ * NULL as "auto"; num_threads 0: as many as this process may run on. The best of several rounds:
+ * other load on the machine lowers it all the same. */
+ENGINERY_API enginery_status enginery_measure_limits(const char* isa, int32_t num_threads,
+                                                     enginery_machine_limits* limits);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -9,21 +9,15 @@
 
 #include "api/abi_struct.h"
 #include "api/engine_handle.h"
+#include "api/runtime_handle.h"
 #include "api/status.h"
 #include "base/str_cat.h"
-#include "core/runtime.h"
 #include "core/runtime_config.h"
 #include "engine/engine.h"
 #include "enginery/enginery.h"
 #include "exec/cpu_executor.h"
 
 using namespace enginery;  // NOLINT: this file defines functions of the global namespace
-
-struct enginery_runtime {
-  std::shared_ptr<const Engine> engine;  // the token bytes and weights in use
-  std::string executor_name;
-  std::unique_ptr<Runtime> runtime;
-};
 
 namespace {
 
@@ -92,7 +86,8 @@ enginery_executor CheckedExecutor(const enginery_executor& given) {
 }
 
 enginery_executor BuiltInExecutor(const std::shared_ptr<const Engine>& engine,
-                                  const enginery_runtime_options& options, std::string* isa_name) {
+                                  const enginery_runtime_options& options, std::string* isa_name,
+                                  std::shared_ptr<Profiler>* profiler) {
   if (options.num_threads < 0) {
     throw Error(ENGINERY_INVALID_ARGUMENT,
                 StrCat("runtime option num_threads is ", options.num_threads,
@@ -100,9 +95,10 @@ enginery_executor BuiltInExecutor(const std::shared_ptr<const Engine>& engine,
   }
   CpuExecutorOptions cpu;
   cpu.num_threads = options.num_threads;
+  cpu.pin_threads = options.pin_threads != 0;
   const char* isa = options.isa != nullptr ? options.isa : std::getenv("ENGINERY_ISA");
   if (isa != nullptr && *isa != '\0') cpu.isa = isa;
-  return MakeCpuExecutor(engine, cpu, isa_name);
+  return MakeCpuExecutor(engine, cpu, isa_name, profiler);
 }
 
 Runtime::OnEvent EventHandler(const enginery_runtime_options& options) {
@@ -165,7 +161,8 @@ enginery_status enginery_runtime_create(enginery_engine* engine,
       handle->runtime =
           std::make_unique<Runtime>(config, CheckedExecutor(*given.executor), EventHandler(given));
     } else {
-      OwnedExecutor executor(BuiltInExecutor(handle->engine, given, &handle->executor_name));
+      OwnedExecutor executor(
+          BuiltInExecutor(handle->engine, given, &handle->executor_name, &handle->profiler));
       handle->runtime = std::make_unique<Runtime>(config, executor.table(), EventHandler(given));
       executor.Release();
     }

@@ -18,7 +18,7 @@ void CheckRange(const char* field, int64_t value, int64_t low, int64_t high, con
                                                 "; accepted: ", low, "..", high, "; ", fix));
 }
 
-void CheckFlag(const char* field, int32_t value) { CheckRange(field, value, 0, 1, "set 0 or 1"); }
+void CheckFlag(const char* field, int64_t value) { CheckRange(field, value, 0, 1, "set 0 or 1"); }
 
 int64_t OrDefault(int64_t value, int64_t fallback) { return value == 0 ? fallback : value; }
 
@@ -57,6 +57,7 @@ RuntimeConfig ReadRuntimeOptions(const enginery_runtime_options& options, const 
              ENGINERY_POLICY_STATIC_BATCH, "use an ENGINERY_POLICY_ constant");
   CheckFlag("enable_chunked_context", options.enable_chunked_context);
   CheckFlag("enable_block_reuse", options.enable_block_reuse);
+  CheckFlag("pin_threads", options.pin_threads);
   CheckRange("max_chunk_tokens", options.max_chunk_tokens, 0, config.model.max_num_tokens,
              "0 takes max_num_tokens");
   if (options.enable_chunked_context == 0 && options.max_chunk_tokens != 0) {

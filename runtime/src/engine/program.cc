@@ -71,6 +71,8 @@ std::string_view Name(Layout layout) {
       return "n16k2";
     case Layout::kN16K4:
       return "n16k4";
+    case Layout::kN16K8:
+      return "n16k8";
   }
   return "?";
 }

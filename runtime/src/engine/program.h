@@ -24,9 +24,9 @@ enum class DType {
   kI8,
   kI32,
   kF8E4M3,
-  kI4,  // two in a byte along the last dimension, the first in the low half
+  kI4,  // two in a byte, as the layout says
 };
-enum class Layout { kRows, kN16K1, kN16K2, kN16K4 };
+enum class Layout { kRows, kN16K1, kN16K2, kN16K4, kN16K8 };
 enum class Rows { kTokens, kLogits };
 
 std::string_view Name(DType dtype);

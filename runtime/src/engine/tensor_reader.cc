@@ -21,6 +21,8 @@ uint64_t Group(Layout layout) {
       return 2;
     case Layout::kN16K4:
       return 4;
+    case Layout::kN16K8:
+      return 8;
     case Layout::kRows:
     case Layout::kN16K1:
       break;
@@ -41,10 +43,11 @@ DType ReadDType(const std::string& name, std::string_view field) {
 }
 
 Layout ReadLayout(const std::string& name, std::string_view field) {
-  for (const Layout layout : {Layout::kRows, Layout::kN16K1, Layout::kN16K2, Layout::kN16K4}) {
+  for (const Layout layout :
+       {Layout::kRows, Layout::kN16K1, Layout::kN16K2, Layout::kN16K4, Layout::kN16K8}) {
     if (name == Name(layout)) return layout;
   }
-  ThrowInvalid(kStatus, field, Quoted(name), "rows, n16k1, n16k2, n16k4");
+  ThrowInvalid(kStatus, field, Quoted(name), "rows, n16k1, n16k2, n16k4, n16k8");
 }
 
 std::vector<uint64_t> ReadShape(ByteSpan record, Layout layout, const std::string& where) {
@@ -68,12 +71,18 @@ std::vector<uint64_t> ReadShape(ByteSpan record, Layout layout, const std::strin
   return shape;
 }
 
-// Rows of i4 begin at whole bytes.
+// i4 has panels of its own, and its rows begin at whole bytes.
 void CheckInt4(const Tensor& tensor, const std::string& where) {
-  if (tensor.layout != Layout::kRows) {
-    ThrowInvalid(kStatus, where + ": layout of i4", Quoted(Name(tensor.layout)), "rows");
+  if (tensor.dtype != DType::kI4) {
+    if (tensor.layout == Layout::kN16K8) {
+      ThrowInvalid(kStatus, where + ": dtype in n16k8", Quoted(Name(tensor.dtype)), "i4");
+    }
+    return;
   }
-  if (tensor.shape.back() % 2 != 0) {
+  if (tensor.layout != Layout::kRows && tensor.layout != Layout::kN16K8) {
+    ThrowInvalid(kStatus, where + ": layout of i4", Quoted(Name(tensor.layout)), "rows, n16k8");
+  }
+  if (tensor.layout == Layout::kRows && tensor.shape.back() % 2 != 0) {
     ThrowInvalid(kStatus, where + ": last dimension of i4", tensor.shape.back(), "even sizes");
   }
 }
@@ -89,7 +98,7 @@ Tensor ReadTensor(ProgramImage& image, uint32_t index, ByteSpan file,
   tensor.layout =
       ReadLayout(image.String(record, 16, kStatus, where + ": layout"), where + ": layout");
   tensor.shape = ReadShape(record, tensor.layout, where);
-  if (tensor.dtype == DType::kI4) CheckInt4(tensor, where);
+  CheckInt4(tensor, where);
 
   tensor.section = Load<uint32_t>(record, 28);
   RequireRange(kStatus, where + ": section", tensor.section, 0, sections.size() - 1);
@@ -124,7 +133,7 @@ std::optional<uint64_t> TensorBytes(DType dtype, Layout layout, std::span<const 
   for (size_t i = 0; i < shape.size() && bytes.has_value(); ++i) {
     std::optional<uint64_t> size = shape[i];
     if (layout != Layout::kRows) size = RoundUp(shape[i], i == 0 ? kPanel : Group(layout));
-    if (dtype == DType::kI4 && i + 1 == shape.size()) size = shape[i] / 2;
+    if (dtype == DType::kI4 && i + 1 == shape.size() && size.has_value()) size = *size / 2;
     bytes = size.has_value() ? CheckedMultiply(*bytes, *size) : std::nullopt;
   }
   return bytes;

@@ -15,7 +15,7 @@
 namespace enginery {
 
 // Bytes of a tensor, padding of the panels included; nullopt when they do not fit 64 bits. Packed
-// layouts take two dimensions; i4 takes `rows` and an even last dimension.
+// layouts take two dimensions; i4 takes n16k8, or `rows` and an even last dimension.
 std::optional<uint64_t> TensorBytes(DType dtype, Layout layout, std::span<const uint64_t> shape);
 
 // The tensor table: every tensor lies in its section of `file`. Throws

@@ -71,17 +71,6 @@ const char* LastError(void* ctx) { return static_cast<Instance*>(ctx)->last_erro
 
 void Destroy(void* ctx) { delete static_cast<Instance*>(ctx); }
 
-const Kernels& ChooseKernels(const std::string& isa) {
-  const Kernels* kernels = FindKernels(isa.c_str());
-  if (kernels != nullptr) return *kernels;
-  std::string accepted = "auto";
-  for (const char* name : {"avx512", "avx2", "portable"}) {
-    if (FindKernels(name) != nullptr) accepted += StrCat(", ", std::string_view(name));
-  }
-  throw Error(ENGINERY_INVALID_ARGUMENT,
-              StrCat("isa is \"", isa, "\"; accepted on this machine: ", accepted));
-}
-
 // The engine's target is not cpu: what it is for, and what would run it.
 std::string DescribeWrongTarget(const Engine& engine) {
   std::string skus;
@@ -99,23 +88,40 @@ std::string DescribeWrongTarget(const Engine& engine) {
 
 }  // namespace
 
+const Kernels& ChooseKernels(const std::string& isa) {
+  const Kernels* kernels = FindKernels(isa.c_str());
+  if (kernels != nullptr) return *kernels;
+  std::string accepted = "auto";
+  for (const char* name : {"amx", "avx512", "avx2", "portable"}) {
+    if (FindKernels(name) != nullptr) accepted += StrCat(", ", std::string_view(name));
+  }
+  throw Error(ENGINERY_INVALID_ARGUMENT,
+              StrCat("isa is \"", isa, "\"; accepted on this machine: ", accepted));
+}
+
+int ChooseNumThreads(int num_threads) {
+  if (num_threads < 0 || num_threads > kMaxThreads) {
+    throw Error(ENGINERY_INVALID_ARGUMENT,
+                StrCat("num_threads is ", num_threads, "; accepted: 0..", kMaxThreads));
+  }
+  return num_threads > 0 ? num_threads : ThreadPool::NumUsableCpus();
+}
+
 enginery_executor MakeCpuExecutor(std::shared_ptr<const Engine> engine,
-                                  const CpuExecutorOptions& options, std::string* isa_name) {
+                                  const CpuExecutorOptions& options, std::string* isa_name,
+                                  std::shared_ptr<Profiler>* profiler) {
   if (engine->target() != "cpu") {
     throw Error(ENGINERY_WRONG_TARGET, DescribeWrongTarget(*engine));
   }
-  if (options.num_threads < 0 || options.num_threads > kMaxThreads) {
-    throw Error(ENGINERY_INVALID_ARGUMENT,
-                StrCat("num_threads is ", options.num_threads, "; accepted: 0..", kMaxThreads));
-  }
+  const int num_threads = ChooseNumThreads(options.num_threads);
   const Kernels& kernels = ChooseKernels(options.isa);
-  const int num_threads =
-      options.num_threads > 0 ? options.num_threads : ThreadPool::NumUsableCpus();
   std::vector<const Program*> programs;
   for (int64_t r = 0; r < engine->tp_size(); ++r) programs.push_back(&engine->program(r));
 
-  auto* instance = new Instance{Executor(programs, engine, kernels, num_threads), {}};
+  auto* instance =
+      new Instance{Executor(programs, engine, kernels, num_threads, options.pin_threads), {}};
   if (isa_name != nullptr) *isa_name = kernels.name;
+  if (profiler != nullptr) *profiler = instance->executor.profiler();
   enginery_executor table{};
   table.abi_size = sizeof table;
   table.ctx = instance;

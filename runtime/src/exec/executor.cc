@@ -21,6 +21,20 @@ std::vector<const CollectiveStep*> Collectives(const Plan& plan) {
   return collectives;
 }
 
+// Runs `body`; into a profile goes what it took, with the work that `work()` tells.
+template <class Body, class Work>
+void Run(Profiler::Step* profile, const Body& body, const Work& work) {
+  if (profile == nullptr) {
+    body();
+  } else {
+    profile->Time(body, work);
+  }
+}
+
+OpWork WorkOf(const CollectiveStep& collective) {
+  return {collective.kind == CollectiveStep::Kind::kAllReduce ? "all_reduce" : "all_gather"};
+}
+
 void CheckLimit(std::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) {
     throw Error(ENGINERY_INVALID_ARGUMENT,
@@ -31,8 +45,8 @@ void CheckLimit(std::string_view name, int64_t value, int64_t low, int64_t high)
 }  // namespace
 
 Executor::Executor(const std::vector<const Program*>& programs, std::shared_ptr<const void> owner,
-                   const Kernels& kernels, int num_threads)
-    : owner_(std::move(owner)), kernels_(kernels), pool_(num_threads) {
+                   const Kernels& kernels, int num_threads, bool pin_threads)
+    : owner_(std::move(owner)), kernels_(kernels), pool_(num_threads, pin_threads) {
   for (const Program* program : programs) {
     Rank rank;
     rank.plan = PlanBuilder(*program, static_cast<int64_t>(programs.size())).Build();
@@ -118,16 +132,19 @@ void Executor::PlanQueries(const BatchView& batch, Rank& rank) const {
 void Executor::Execute(const enginery_batch* batch) {
   if (!is_initialized_) throw Error(ENGINERY_INVALID_ARGUMENT, "execute was called before init");
   has_result_ = false;
+  pool_.PinCaller();
   const BatchView view = BatchView::Check(batch, limits_);
   for (int64_t i = 0; i < view.num_block_copies; ++i) {
     kv_cache_.CopyBlock(view.block_copies[2 * i], view.block_copies[2 * i + 1]);
   }
-  RunRanks(view);
+  Profiler::Step* profile = profiler_->BeginStep(batch->step_id);
+  RunRanks(view, profile);
+  profiler_->EndStep(profile);
   has_result_ = true;
 }
 
 // The ranks take turns from collective to collective.
-void Executor::RunRanks(const BatchView& batch) {
+void Executor::RunRanks(const BatchView& batch, Profiler::Step* profile) {
   contexts_.clear();
   for (Rank& rank : ranks_) {
     PlanQueries(batch, rank);
@@ -139,7 +156,9 @@ void Executor::RunRanks(const BatchView& batch) {
                          rank.workspace.values(),
                          scratch_.data(),
                          scratch_bytes_});
-    for (const RopeSpec& rope : rank.plan.ropes) ComputeRope(rope, contexts_.back());
+    for (const RopeSpec& rope : rank.plan.ropes) {
+      Run(profile, [&] { ComputeRope(rope, contexts_.back()); }, [] { return OpWork{"rope"}; });
+    }
   }
   std::vector<size_t> next(ranks_.size(), 0);
   while (true) {
@@ -152,11 +171,14 @@ void Executor::RunRanks(const BatchView& batch) {
           ++next[r];
           break;
         }
-        std::get<std::unique_ptr<Op>>(steps[next[r]])->Run(contexts_[r]);
+        const Op& op = *std::get<std::unique_ptr<Op>>(steps[next[r]]);
+        Run(profile, [&] { op.Run(contexts_[r]); }, [&] { return op.Work(contexts_[r]); });
       }
     }
     if (collectives_.empty()) return;
-    RunCollective(collectives_, contexts_);
+    Run(
+        profile, [&] { RunCollective(collectives_, contexts_); },
+        [&] { return WorkOf(collectives_[0]); });
   }
 }
 

@@ -12,6 +12,7 @@
 #include "enginery/enginery.h"
 #include "exec/kv_cache.h"
 #include "exec/plan.h"
+#include "exec/profiler.h"
 #include "exec/thread_pool.h"
 #include "exec/workspace.h"
 #include "kernels/kernels.h"
@@ -23,12 +24,14 @@ class Executor {
   // programs[r] is rank r's. `owner` keeps them, and the tensors they point to, alive. Throws Error
   // as MakeCpuExecutor.
   Executor(const std::vector<const Program*>& programs, std::shared_ptr<const void> owner,
-           const Kernels& kernels, int num_threads);
+           const Kernels& kernels, int num_threads, bool pin_threads = false);
 
   // The calls of enginery_executor, with exceptions for errors.
   void Init(const enginery_limits& limits, uint64_t kv_cache_bytes, enginery_executor_info* info);
   void Execute(const enginery_batch* batch);
   void Collect(enginery_step_output* output) const;
+
+  const std::shared_ptr<Profiler>& profiler() const { return profiler_; }
 
  private:
   struct Rank {
@@ -40,10 +43,11 @@ class Executor {
 
   void CheckCollectives() const;
   void PlanQueries(const BatchView& batch, Rank& rank) const;
-  void RunRanks(const BatchView& batch);
+  void RunRanks(const BatchView& batch, Profiler::Step* profile);
 
   const std::shared_ptr<const void> owner_;
   const Kernels& kernels_;
+  const std::shared_ptr<Profiler> profiler_ = std::make_shared<Profiler>();
   ThreadPool pool_;
   std::vector<Rank> ranks_;
   std::vector<StepContext> contexts_;        // of the current step

@@ -15,11 +15,16 @@ int64_t ElementBytes(const KvShape& shape) { return shape.dtype == DType::kF32 ?
 
 }  // namespace
 
-int64_t KvShape::k_bytes() const { return head_dim * tokens_per_block * ElementBytes(*this); }
+int64_t KvShape::k_bytes() const {
+  const int64_t key_dim = dtype == DType::kF32 ? head_dim : PaddedKeyDim(head_dim);
+  return key_dim * tokens_per_block * ElementBytes(*this);
+}
 
 int64_t KvShape::head_bytes() const {
   return k_bytes() + tokens_per_block * PaddedHeadDim(head_dim) * ElementBytes(*this);
 }
+
+int64_t KvShape::token_bytes() const { return 2 * num_kv_heads * head_dim * ElementBytes(*this); }
 
 KvCache::KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes) {
   for (const KvShape& shape : ranks) block_bytes_ += shape.block_bytes();

@@ -2,12 +2,12 @@
 //
 // The paged KV cache of all ranks, in one reservation that is paid for as blocks are used:
 //
-//   [block][rank][layer][kv head]{ K [head_dim][tokens_per_block], V [tokens_per_block][padded
-//   head_dim] }
+//   [block][rank][layer][kv head]{ K [key dim / g][tokens_per_block][g],
+//                                  V [tokens_per_block / g][padded head_dim][g] }
 //
-// K is transposed so that scores are computed for 16 tokens at once with the dimensions walked in
-// order; V is not, so that 16 dimensions are accumulated at once with the tokens walked in order. A
-// block is contiguous: copying one is one memcpy.
+// with g elements in 4 bytes (f32 1, bf16 2): the order of packed weights, so that dot products and
+// AMX tiles take K and V where they lie. A block is contiguous: copying one is one memcpy. Memory of
+// the cache that was never written is zero.
 #ifndef ENGINERY_SRC_EXEC_KV_CACHE_H_
 #define ENGINERY_SRC_EXEC_KV_CACHE_H_
 
@@ -28,6 +28,7 @@ struct KvShape {
   int64_t k_bytes() const;     // of a head in a block
   int64_t head_bytes() const;  // K and V
   int64_t block_bytes() const { return num_layers * num_kv_heads * head_bytes(); }
+  int64_t token_bytes() const;  // K and V of a token in a layer, without the padding
 };
 
 // Where a rank's heads lie.

@@ -12,6 +12,7 @@
 #include "engine/program.h"
 #include "exec/batch_view.h"
 #include "exec/kv_cache.h"
+#include "exec/op_work.h"
 #include "exec/thread_pool.h"
 #include "kernels/kernels.h"
 
@@ -65,6 +66,8 @@ class Op {
 
   // Runs on one rank. Does not throw or allocate.
   virtual void Run(const StepContext& context) const = 0;
+  // What Run does for this step, as the shapes imply it.
+  virtual OpWork Work(const StepContext& context) const = 0;
 };
 
 }  // namespace enginery

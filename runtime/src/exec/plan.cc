@@ -37,7 +37,7 @@ void CheckOneOf(std::string_view name, const std::string& value,
 
 void CheckConfig(const ModelConfig& config) {
   CheckOneOf("dtype", config.dtype, {"float32", "bfloat16"});
-  CheckOneOf("qformat", config.qformat, {"none", "int8_wo", "int8_dynamic"});
+  CheckOneOf("qformat", config.qformat, {"none", "int8_wo", "int8_dynamic", "w4a8_dynamic"});
   CheckOneOf("kv_cache_dtype", config.kv_cache_dtype, {"float32", "bfloat16"});
   CheckRange("num_layers", config.num_layers, kMaxLayers);
   CheckRange("num_heads", config.num_heads, kMaxHeads);
@@ -53,6 +53,10 @@ void CheckConfig(const ModelConfig& config) {
   }
 }
 
+bool IsValue(const Operand& operand, uint32_t index) {
+  return operand.kind == Operand::Kind::kValue && operand.index == index;
+}
+
 struct RegisteredOp {
   std::string_view name;
   uint32_t version;
@@ -63,6 +67,7 @@ constexpr std::array kOps = {
     RegisteredOp{"embed", 1, PrepareEmbed},
     RegisteredOp{"rms_norm", 1, PrepareRmsNorm},
     RegisteredOp{"linear", 1, PrepareLinear},
+    RegisteredOp{"linear", 2, PrepareLinear},
     RegisteredOp{"kv_append", 1, PrepareKvAppend},
     RegisteredOp{"paged_attention", 1, PreparePagedAttention},
     RegisteredOp{"silu_mul", 1, PrepareSiluMul},
@@ -145,8 +150,10 @@ void PlanBuilder::RequireThreadScratch(int64_t bytes) {
 }
 
 // Notes how long values live, and refuses to read what no step has written.
-void PlanBuilder::TrackOperands(const StepReader& step, size_t index) {
+void PlanBuilder::TrackOperands(const StepReader& step, size_t index,
+                                std::optional<size_t> without) {
   const auto use = [&](size_t value) {
+    if (value == without) return;
     BufferSpec& buffer = plan_.buffers[value];
     if (buffer.last_step < 0) buffer.first_step = static_cast<int64_t>(index);
     buffer.last_step = static_cast<int64_t>(index);
@@ -166,7 +173,42 @@ void PlanBuilder::TrackOperands(const StepReader& step, size_t index) {
   }
 }
 
-void PlanBuilder::PrepareStep(size_t index) {
+bool PlanBuilder::FusesSiluMul(size_t index) const {
+  if (index + 1 >= program_.steps.size()) return false;
+  const Step& linear = program_.steps[index];
+  const Step& silu_mul = program_.steps[index + 1];
+  if (linear.op != "linear" || silu_mul.op != "silu_mul" || silu_mul.version != 1 ||
+      linear.inputs.empty() || linear.outputs.size() != 1 || silu_mul.inputs.size() != 1 ||
+      silu_mul.outputs.size() != 1 || !IsValue(linear.outputs[0], silu_mul.inputs[0].index) ||
+      silu_mul.inputs[0].kind != Operand::Kind::kValue) {
+    return false;
+  }
+  // The product is not added to something, y is not written over the x that is still read, and the
+  // up begins with a panel.
+  const auto accumulate = linear.attributes.find("accumulate");
+  if (accumulate != linear.attributes.end() && accumulate->second != Attribute(int64_t{0})) {
+    return false;
+  }
+  const uint32_t product = linear.outputs[0].index;
+  if (IsValue(linear.inputs[0], silu_mul.outputs[0].index) || product == plan_.logits ||
+      program_.values[product].columns % (2 * kPanelChannels) != 0) {
+    return false;
+  }
+  // Nobody reads the product later: the next step that touches it writes it anew.
+  for (size_t i = index + 2; i < program_.steps.size(); ++i) {
+    const Step& step = program_.steps[i];
+    const auto is_product = [&](const Operand& operand) { return IsValue(operand, product); };
+    if (std::ranges::any_of(step.inputs, is_product)) return false;
+    if (std::ranges::any_of(step.outputs, is_product)) {
+      const auto adds = step.attributes.find("accumulate");
+      return step.op == "linear" && adds != step.attributes.end() &&
+             adds->second == Attribute(int64_t{0});
+    }
+  }
+  return true;
+}
+
+size_t PlanBuilder::PrepareSteps(size_t index) {
   step_index_ = index;
   const StepReader step(program_, index);
   const PrepareFunction prepare = FindOp(step.step().op, step.step().version);
@@ -174,10 +216,20 @@ void PlanBuilder::PrepareStep(size_t index) {
     step.ThrowUnsupported(StrCat("the cpu executor has no op ", Quoted(step.step().op),
                                  " of version ", step.step().version));
   }
+  if (FusesSiluMul(index)) {
+    const StepReader silu_mul(program_, index + 1);
+    PreparedStep prepared = PrepareLinearSiluMul(step, silu_mul, *this);
+    const uint32_t between = step.step().outputs[0].index;
+    TrackOperands(step, index, between);
+    TrackOperands(silu_mul, index, between);
+    plan_.steps.push_back(std::move(prepared));
+    return 2;
+  }
   // Ops that add to a value read it too; they say so here, before it counts as written.
   PreparedStep prepared = prepare(step, *this);
   TrackOperands(step, index);
   plan_.steps.push_back(std::move(prepared));
+  return 1;
 }
 
 void PlanBuilder::ExpectWritten(const StepReader& step, const ValueOperand& value) const {
@@ -185,7 +237,7 @@ void PlanBuilder::ExpectWritten(const StepReader& step, const ValueOperand& valu
 }
 
 Plan PlanBuilder::Build() && {
-  for (size_t i = 0; i < program_.steps.size(); ++i) PrepareStep(i);
+  for (size_t i = 0; i < program_.steps.size();) i += PrepareSteps(i);
   if (!is_written_[plan_.logits]) {
     throw Error(ENGINERY_INVALID_PROGRAM, "no step writes the value \"logits\"");
   }

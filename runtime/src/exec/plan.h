@@ -6,6 +6,7 @@
 #define ENGINERY_SRC_EXEC_PLAN_H_
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -18,7 +19,8 @@
 
 namespace enginery {
 
-// A matrix of the workspace and the steps that it must live through, both included.
+// A matrix of the workspace and the steps that it must live through, both included. One whose last
+// step is before its first is not there: ops that run as one do without it.
 struct BufferSpec {
   Rows rows;
   DType dtype;
@@ -77,8 +79,12 @@ class PlanBuilder {
   Plan Build() &&;
 
  private:
-  void PrepareStep(size_t index);
-  void TrackOperands(const StepReader& step, size_t index);
+  // Returns how many steps it prepared: one, or two that run as one.
+  size_t PrepareSteps(size_t index);
+  // Whether step `index` is a product that only the `silu_mul` after it reads.
+  bool FusesSiluMul(size_t index) const;
+  void TrackOperands(const StepReader& step, size_t index,
+                     std::optional<size_t> without = std::nullopt);
   void FindLogits();
 
   const Program& program_;

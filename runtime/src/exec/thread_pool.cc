@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/str_cat.h"
+#include "exec/affinity.h"
 
 namespace enginery {
 namespace {
@@ -51,7 +52,17 @@ int ThreadPool::NumUsableCpus() {
   return std::max(num_cpus, 1);
 }
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, bool pin_threads) {
+  if (pin_threads) {
+    cpus_ = UsableCpus();
+    if (cpus_.size() < static_cast<size_t>(num_threads)) {
+      throw Error(ENGINERY_INVALID_ARGUMENT,
+                  StrCat("pin_threads is 1 with ", num_threads, " threads, and this process may ",
+                         "run on ", cpus_.size(),
+                         " CPUs; accepted: as many threads as CPUs at most; lower num_threads or "
+                         "set pin_threads to 0"));
+    }
+  }
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   try {
     for (int thread = 1; thread < num_threads; ++thread) {
@@ -62,6 +73,24 @@ ThreadPool::ThreadPool(int num_threads) {
     throw Error(ENGINERY_OUT_OF_MEMORY,
                 StrCat("cannot start ", num_threads, " threads: ", std::string_view(error.what())));
   }
+  if (pin_threads) PinWorkers();
+}
+
+void ThreadPool::PinWorkers() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (PinThread(workers_[i].native_handle(), cpus_[i + 1])) continue;
+    const int cpu = cpus_[i + 1];
+    Stop();
+    throw Error(ENGINERY_INVALID_ARGUMENT, StrCat("pin_threads is 1, and the system refuses CPU ",
+                                                  cpu, "; set pin_threads to 0"));
+  }
+}
+
+void ThreadPool::PinCaller() {
+  if (cpus_.empty()) return;
+  // A mask that shrank meanwhile: the thread stays where the system puts it.
+  PinThread(pthread_self(), cpus_[0]);
+  cpus_.clear();
 }
 
 ThreadPool::~ThreadPool() { Stop(); }
@@ -78,8 +107,11 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
   body_ = body;
   num_done_.store(0, std::memory_order_relaxed);
   state_.store(static_cast<uint64_t>(num_tasks) << 32);
+  // A worker counts itself before it looks at wake_ for the last time, and both are sequentially
+  // consistent: it is seen here, or it sees the new value there. Without parked workers, which is
+  // within a step, no system call is made.
   wake_.fetch_add(1);
-  wake_.notify_all();
+  if (num_parked_.load() > 0 && num_parked_.exchange(0) > 0) wake_.notify_all();
 
   RunTasks(0);
   for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
@@ -92,7 +124,7 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
 }
 
 bool ThreadPool::RunTasks(int thread) {
-  bool any = false;
+  int64_t num_run = 0;
   uint64_t state = state_.load(std::memory_order_acquire);
   while (NextTask(state) < NumTasks(state)) {
     if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
@@ -100,11 +132,12 @@ bool ThreadPool::RunTasks(int thread) {
       continue;
     }
     function_(body_, static_cast<int64_t>(NextTask(state)), thread);
-    num_done_.fetch_add(1, std::memory_order_release);
-    any = true;
+    ++num_run;
     state = state_.load(std::memory_order_acquire);
   }
-  return any;
+  // Told once per loop: until it is told, the loop cannot end and no other can begin.
+  if (num_run > 0) num_done_.fetch_add(num_run, std::memory_order_release);
+  return num_run > 0;
 }
 
 void ThreadPool::Work(int thread) {
@@ -116,6 +149,7 @@ void ThreadPool::Work(int thread) {
     } else if (++spins < kSpinsBeforeParking) {
       Pause();
     } else {
+      num_parked_.fetch_add(1);
       wake_.wait(wake);  // returns at once if a loop was started after `wake` was read
       spins = 0;
     }

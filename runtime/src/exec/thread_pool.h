@@ -18,9 +18,11 @@ class ThreadPool {
   // Most tasks that one ParallelFor takes.
   static constexpr int64_t kMaxTasks = INT32_MAX;
 
-  // num_threads >= 1 counts the caller of ParallelFor, who works too. Throws
-  // Error(ENGINERY_OUT_OF_MEMORY) when the system refuses threads.
-  explicit ThreadPool(int num_threads);
+  // num_threads >= 1 counts the caller of ParallelFor, who works too. `pin_threads` holds each on a
+  // CPU of its own out of the affinity mask of the thread that makes the pool: the workers from the
+  // start, the caller by PinCaller. Throws Error: ENGINERY_OUT_OF_MEMORY when the system refuses
+  // threads, ENGINERY_INVALID_ARGUMENT when there are fewer CPUs than threads to be pinned.
+  explicit ThreadPool(int num_threads, bool pin_threads = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -45,6 +47,10 @@ class ThreadPool {
         &body);
   }
 
+  // Holds the calling thread on the CPU that is kept for thread 0; does nothing without
+  // `pin_threads` and when it was done before. For the thread that will call ParallelFor.
+  void PinCaller();
+
   // As many threads as this process may run on: its affinity mask, less when a cgroup limits its
   // share.
   static int NumUsableCpus();
@@ -54,6 +60,7 @@ class ThreadPool {
 
   void Run(int64_t num_tasks, TaskFunction function, const void* body);
   void Work(int thread);
+  void PinWorkers();
   void Stop();
   // Runs tasks of the current loop while there are any; false when there was none.
   bool RunTasks(int thread);
@@ -66,8 +73,12 @@ class ThreadPool {
   TaskFunction function_ = nullptr;  // written before state_ is, read only after a task was taken
   const void* body_ = nullptr;
   std::atomic<uint32_t> wake_{0};  // what parked workers wait on
+  // Workers that parked since the last wake-up call: who wakes them takes the count away, so that
+  // one call serves them however long they take to come.
+  std::atomic<int> num_parked_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
+  std::vector<int> cpus_;  // [num_threads]; empty: not pinned, or pinned already
 };
 
 }  // namespace enginery

@@ -76,8 +76,8 @@ Workspace::Workspace(const std::vector<BufferSpec>& buffers, int64_t max_num_tok
                      int64_t max_logit_rows) {
   std::vector<Extent> extents;
   for (const BufferSpec& buffer : buffers) {
-    extents.push_back(
-        Measure(buffer, buffer.rows == Rows::kTokens ? max_num_tokens : max_logit_rows));
+    const int64_t num_rows = buffer.rows == Rows::kTokens ? max_num_tokens : max_logit_rows;
+    extents.push_back(Measure(buffer, buffer.last_step < buffer.first_step ? 0 : num_rows));
   }
   const std::vector<int64_t> offsets = Place(buffers, extents);
   int64_t bytes = 0;

@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Paged attention on the lanes of the file that includes this. The KV is walked in tiles of one
-// block each, so tiles are aligned to absolute positions; within a tile, scores walk the head's
-// dimensions in order and values walk the tokens in order, and tiles are combined in order by an
-// online softmax (Milakov and Gimelshein, 2018). A row's arithmetic does not depend on the rows
-// computed beside it, nor on how queries are cut into chunks.
+// Paged attention on the lanes and dots of the file that includes this.
+//
+// K and V of a block lie in memory as packed weights do (linear.h): K as a panel of 16 tokens by
+// head_dim, V as a panel of 16 dimensions by tokens. So scores are a product over the dimensions
+// and values one over the tokens, with the dots of the linear kernels, and queries and probabilities
+// are operands of the cache's dtype.
+//
+// The KV is walked in tiles of whole blocks aligned to absolute positions; within a tile, scores
+// walk the head's dimensions in order and values walk the tokens in order, and tiles are combined in
+// order by an online softmax (Milakov and Gimelshein, 2018). A row's arithmetic does not depend on
+// the rows computed beside it, nor on how queries are cut into chunks: tokens that it does not see
+// have probability zero, and adding zero times a finite value changes no bit. What is not there yet
+// may be anything, so the last block is replaced by a copy that is zero past the last token.
 #ifndef ENGINERY_SRC_KERNELS_ATTENTION_H_
 #define ENGINERY_SRC_KERNELS_ATTENTION_H_
 
@@ -14,174 +22,126 @@
 namespace enginery {
 namespace {
 
-struct KvF32 {
+// The cache's dtype: its dot and how a row becomes an operand of it.
+struct KvF32 : DotF32F32 {
   using Element = float;
-  static ENGINERY_INLINE F32 Load(const float* p) { return enginery::Load(p); }
+  static ENGINERY_INLINE void StoreOperand(float* p, int64_t n, F32 a) { StoreFirst(p, n, a); }
 };
-struct KvBf16 {
+struct KvBf16 : DotBf16Bf16 {
   using Element = uint16_t;
-  static ENGINERY_INLINE F32 Load(const uint16_t* p) { return LoadBf16(p); }
+  static ENGINERY_INLINE void StoreOperand(uint16_t* p, int64_t n, F32 a) {
+    StoreBf16First(p, n, a);
+  }
 };
 
-// The state of the rows of one call, in AttentionArgs::scratch.
+// The state of the rows of one call, in AttentionArgs::scratch. Rows are padded to 16.
+template <class Kv>
 struct AttentionRows {
-  int64_t tokens_per_block, padded_dim;
-  const float** q;     // [rows]
-  float* scores;       // [rows][tokens_per_block], then the probabilities
+  using Element = typename Kv::Element;
+  int64_t tile_tokens, padded_dim, q_pitch, p_pitch;  // pitches in elements
+  Element* q;          // [rows][q_pitch], zero past head_dim
+  float* scores;       // [rows][tile_tokens]
+  Element* p;          // [rows][p_pitch], probabilities; zero past the tile's tokens
   float* sums;         // [rows][padded_dim], of values weighted by probabilities
   float* max;          // [rows]
   float* denominator;  // [rows]
-  float* correction;   // [rows], of what earlier tiles left
+  Element* last_v;     // V of a block that is not full
 
-  AttentionRows(const AttentionArgs& args, int64_t rows)
-      : tokens_per_block(args.tokens_per_block), padded_dim(PaddedHeadDim(args.head_dim)) {
+  AttentionRows(const AttentionArgs& args, int64_t num_rows)
+      : tile_tokens(AttentionTileTokens(args.tokens_per_block)),
+        padded_dim(PaddedHeadDim(args.head_dim)),
+        q_pitch(PaddedKeyDim(args.head_dim)),
+        p_pitch(tile_tokens + kKeyPadding) {
+    const int64_t rows = (num_rows + 15) / 16 * 16;
     scores = args.scratch;
-    sums = scores + rows * tokens_per_block;
-    q = reinterpret_cast<const float**>(sums + rows * padded_dim);
-    max = reinterpret_cast<float*>(q + rows);
+    sums = scores + rows * tile_tokens;
+    max = sums + rows * padded_dim;
     denominator = max + rows;
-    correction = denominator + rows;
+    q = reinterpret_cast<Element*>(denominator + rows);
+    p = q + rows * q_pitch;
+    last_v = p + rows * p_pitch;
     for (int64_t r = 0; r < rows; ++r) {
-      q[r] = args.q + r / args.group_size * args.q_pitch + r % args.group_size * args.head_dim;
       max[r] = -__builtin_inff();
       denominator[r] = 0.0f;
-      for (int64_t d = 0; d < padded_dim; ++d) sums[r * padded_dim + d] = 0.0f;
+    }
+    const auto clear = [](void* begin, int64_t count, size_t size) ENGINERY_LAMBDA_INLINE {
+      __builtin_memset(begin, 0, static_cast<size_t>(count) * size);
+    };
+    clear(sums, rows * padded_dim, sizeof(float));
+    clear(q, rows * q_pitch, sizeof(Element));
+    clear(p, rows * p_pitch, sizeof(Element));
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const float* from =
+          args.q + r / args.group_size * args.q_pitch + r % args.group_size * args.head_dim;
+      Element* to = q + r * q_pitch;
+      ForEachPiece(args.head_dim, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+        Kv::StoreOperand(to + first, count, LoadFirst(from + first, count));
+      });
     }
   }
 };
 
-// Scores of kRows rows against kVectors * 16 tokens of a tile.
-template <class Kv, int kRows, int kVectors>
-ENGINERY_INLINE void ScoreTile(const AttentionRows& rows, int64_t row, int64_t token,
-                               int64_t head_dim, float scale, const typename Kv::Element* k) {
-  F32 scores[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) scores[r][v] = Set1(0.0f);
-  }
-  for (int64_t d = 0; d < head_dim; ++d) {
-    F32 keys[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      keys[v] = Kv::Load(k + d * rows.tokens_per_block + token + v * kLanes);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const F32 q = Set1(rows.q[row + r][d]);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) scores[r][v] = MulAdd(q, keys[v], scores[r][v]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      float* to = rows.scores + (row + r) * rows.tokens_per_block + token + v * kLanes;
-      Store(to, Mul(scores[r][v], Set1(scale)));
-    }
-  }
-}
+// One block of a tile.
+struct KvBlock {
+  const std::byte* k;
+  const std::byte* v;
+  int64_t column;  // of the tile, of its first token
+};
 
-// num_rows (1 .. kRows) rows against the whole tile.
-template <class Kv, int kRows>
-void ScoreRows(const AttentionRows& rows, int64_t row, int64_t num_rows, int64_t head_dim,
-               float scale, const typename Kv::Element* k) {
-  if constexpr (kRows > 1) {
-    if (num_rows < kRows) {
-      return ScoreRows<Kv, kRows - 1>(rows, row, num_rows, head_dim, scale, k);
-    }
-  }
-  int64_t token = 0;
-  for (; token + kScoreVectors * kLanes <= rows.tokens_per_block; token += kScoreVectors * kLanes) {
-    ScoreTile<Kv, kRows, kScoreVectors>(rows, row, token, head_dim, scale, k);
-  }
-  for (; token < rows.tokens_per_block; token += kLanes) {
-    ScoreTile<Kv, kRows, 1>(rows, row, token, head_dim, scale, k);
-  }
-}
-
-// Turns a row's scores into exp(score - max), zero outside [begin, end), and notes how earlier
-// tiles must be corrected.
-void SoftmaxRow(const AttentionRows& rows, int64_t row, int64_t begin, int64_t end) {
-  float* scores = rows.scores + row * rows.tokens_per_block;
-  for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
-  for (int64_t t = end; t < rows.tokens_per_block; ++t) scores[t] = -__builtin_inff();
-  F32 largest = Load(scores);
-  for (int64_t t = kLanes; t < rows.tokens_per_block; t += kLanes) {
-    largest = Max(largest, Load(scores + t));
-  }
-  const float old_max = rows.max[row];
-  const float tile_max = ReduceMax(largest);
-  const float new_max = old_max > tile_max ? old_max : tile_max;
-  F32 sum = Set1(0.0f);
-  for (int64_t t = 0; t < rows.tokens_per_block; t += kLanes) {
-    const F32 p = Exp(Sub(Load(scores + t), Set1(new_max)));
-    Store(scores + t, p);
-    sum = Add(sum, p);
-  }
-  // e^0 is exactly 1 here and e^-inf exactly 0, so leaving them out changes nothing; most tiles
-  // raise no maximum.
-  float correction = old_max == new_max ? 1.0f : 0.0f;
-  if (old_max != new_max && old_max > -__builtin_inff()) {
-    float lanes[kLanes];
-    Store(lanes, Exp(Set1(old_max - new_max)));
-    correction = lanes[0];
-  }
-  rows.max[row] = new_max;
-  rows.correction[row] = correction;
-  rows.denominator[row] = rows.denominator[row] * correction + ReduceAdd(sum);
-}
-
-// sums = sums * correction + probabilities * V over the tokens [begin, end), kVectors * 16
-// dimensions from dim.
-template <class Kv, int kRows, int kVectors>
-ENGINERY_INLINE void ValueTile(const AttentionRows& rows, int64_t row, int64_t begin, int64_t end,
-                               int64_t dim, const typename Kv::Element* v) {
+// Products of kRows rows by kVectors * 16 columns: to[r][16 v + lane] (+)= sum over groups of x
+// times weights, as in a tile of a linear.
+template <class Kv, bool kAccumulate, int kRows, int kVectors>
+ENGINERY_INLINE void AttentionTile(const std::byte* x, int64_t x_pitch, const std::byte* weights,
+                                   int64_t weights_pitch, int64_t groups, float* to,
+                                   int64_t to_pitch) {
   F32 sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) {
-      const F32 earlier = Load(rows.sums + (row + r) * rows.padded_dim + dim + i * kLanes);
-      sums[r][i] = Mul(earlier, Set1(rows.correction[row + r]));
+    for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = kAccumulate ? Load(to + r * to_pitch + v * kLanes) : Set1(0.0f);
     }
   }
-  for (int64_t t = begin; t < end; ++t) {
-    F32 values[kVectors];
+  for (int64_t g = 0; g < groups; ++g) {
+    typename Kv::Weight w[kVectors];
 #pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) {
-      values[i] = Kv::Load(v + t * rows.padded_dim + dim + i * kLanes);
-    }
+    for (int v = 0; v < kVectors; ++v) w[v] = Kv::Load(weights + v * Kv::kWeightBytes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const F32 p = Set1(rows.scores[(row + r) * rows.tokens_per_block + t]);
+      const typename Kv::Input input = Kv::Broadcast(x + r * x_pitch);
 #pragma GCC unroll 8
-      for (int i = 0; i < kVectors; ++i) sums[r][i] = MulAdd(p, values[i], sums[r][i]);
+      for (int v = 0; v < kVectors; ++v) Kv::Accumulate(sums[r][v], w[v], input);
     }
+    weights += weights_pitch;
+    x += Kv::kInputBytes;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kVectors; ++i) {
-      Store(rows.sums + (row + r) * rows.padded_dim + dim + i * kLanes, sums[r][i]);
-    }
+    for (int v = 0; v < kVectors; ++v) Store(to + r * to_pitch + v * kLanes, sums[r][v]);
   }
 }
 
-// num_rows (1 .. kRows) rows over the tokens [begin, end), which all of them see.
-template <class Kv, int kRows>
-void ValueRows(const AttentionRows& rows, int64_t row, int64_t num_rows, int64_t begin, int64_t end,
-               const typename Kv::Element* v) {
+// num_rows (1 .. kRows) rows by all columns, a multiple of 16.
+template <class Kv, bool kAccumulate, int kRows, int kVectors>
+void AttentionProduct(int64_t num_rows, int64_t columns, const std::byte* x, int64_t x_pitch,
+                      const std::byte* weights, int64_t groups, float* to, int64_t to_pitch) {
   if constexpr (kRows > 1) {
-    if (num_rows < kRows) return ValueRows<Kv, kRows - 1>(rows, row, num_rows, begin, end, v);
+    if (num_rows < kRows) {
+      return AttentionProduct<Kv, kAccumulate, kRows - 1, kVectors>(
+          num_rows, columns, x, x_pitch, weights, groups, to, to_pitch);
+    }
   }
-  int64_t dim = 0;
-  for (; dim + kValueVectors * kLanes <= rows.padded_dim; dim += kValueVectors * kLanes) {
-    ValueTile<Kv, kRows, kValueVectors>(rows, row, begin, end, dim, v);
+  const int64_t pitch = columns * Kv::kWeightBytes / kLanes;
+  int64_t c = 0;
+  for (; c + kVectors * kLanes <= columns; c += kVectors * kLanes) {
+    AttentionTile<Kv, kAccumulate, kRows, kVectors>(x, x_pitch,
+                                                    weights + c / kLanes * Kv::kWeightBytes, pitch,
+                                                    groups, to + c, to_pitch);
   }
-  for (; dim < rows.padded_dim; dim += kLanes) {
-    ValueTile<Kv, kRows, 1>(rows, row, begin, end, dim, v);
+  for (; c < columns; c += kLanes) {
+    AttentionTile<Kv, kAccumulate, kRows, 1>(x, x_pitch, weights + c / kLanes * Kv::kWeightBytes,
+                                             pitch, groups, to + c, to_pitch);
   }
 }
 
@@ -198,23 +158,125 @@ ENGINERY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t max_rows, B
   }
 }
 
+// The two products with vectors. AMX has its own (attention_amx.h).
+template <class KvType>
+struct VectorProducts {
+  using Kv = KvType;
+  // Whether V is always read from a copy with whole tiles of tokens.
+  static bool NeedsCopy(const AttentionArgs&) { return false; }
+  static void Scores(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
+                     int64_t row_end, const KvBlock& block) {
+    constexpr int64_t kElement = sizeof(typename Kv::Element);
+    ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
+      AttentionProduct<Kv, false, kScoreRows, kScoreVectors>(
+          count, args.tokens_per_block,
+          reinterpret_cast<const std::byte*>(rows.q + row * rows.q_pitch), rows.q_pitch * kElement,
+          block.k, (args.head_dim + Kv::kGroup - 1) / Kv::kGroup,
+          rows.scores + row * rows.tile_tokens + block.column, rows.tile_tokens);
+    });
+  }
+  static void Values(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
+                     int64_t row_end, const KvBlock& block) {
+    constexpr int64_t kElement = sizeof(typename Kv::Element);
+    ForEachTile(row_begin, row_end, kValueRows, [&](int64_t row, int64_t count) {
+      AttentionProduct<Kv, true, kValueRows, kValueVectors>(
+          count, rows.padded_dim,
+          reinterpret_cast<const std::byte*>(rows.p + row * rows.p_pitch + block.column),
+          rows.p_pitch * kElement, block.v, args.tokens_per_block / Kv::kGroup,
+          rows.sums + row * rows.padded_dim, rows.padded_dim);
+    });
+  }
+};
+
+// Turns a row's scores of the tile's first `columns` tokens into exp(scale * score - max), zero
+// outside [begin, end), and corrects what earlier tiles left.
+template <class Kv>
+void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns, int64_t begin,
+                int64_t end, float scale) {
+  float* scores = rows.scores + row * rows.tile_tokens;
+  for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
+  for (int64_t t = end; t < columns; ++t) scores[t] = -__builtin_inff();
+  // Whole vectors of unseen tokens at the end are zeros, which need no exp.
+  const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
+  const F32 factor = Set1(scale);
+  F32 largest = Mul(Load(scores), factor);
+  for (int64_t t = kLanes; t < seen; t += kLanes) {
+    largest = Max(largest, Mul(Load(scores + t), factor));
+  }
+  const float old_max = rows.max[row];
+  const float tile_max = ReduceMax(largest);
+  const float new_max = old_max > tile_max ? old_max : tile_max;
+  typename Kv::Element* p = rows.p + row * rows.p_pitch;
+  F32 sum = Set1(0.0f);
+  for (int64_t t = 0; t < seen; t += kLanes) {
+    const F32 e = Exp(Sub(Mul(Load(scores + t), factor), Set1(new_max)));
+    Kv::StoreOperand(p + t, kLanes, e);
+    sum = Add(sum, e);
+  }
+  __builtin_memset(p + seen, 0,
+                   static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
+  rows.max[row] = new_max;
+  // e^0 is exactly 1 here and e^-inf exactly 0, so leaving them out changes nothing; most tiles
+  // raise no maximum.
+  float correction = 1.0f;
+  if (old_max != new_max && old_max > -__builtin_inff()) {
+    float lanes[kLanes];
+    Store(lanes, Exp(Set1(old_max - new_max)));
+    correction = lanes[0];
+    float* sums = rows.sums + row * rows.padded_dim;
+    for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
+      Store(sums + d, Mul(Load(sums + d), Set1(correction)));
+    }
+  }
+  rows.denominator[row] = rows.denominator[row] * correction + ReduceAdd(sum);
+}
+
 constexpr int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// The V of a block with zeros in place of its tokens from `count` on.
 template <class Kv>
+const std::byte* CopyValues(const AttentionArgs& args, const AttentionRows<Kv>& rows,
+                            const std::byte* v, int64_t count) {
+  using Element = typename Kv::Element;
+  const auto* from = reinterpret_cast<const Element*>(v);
+  // A whole tile of K: tokens_per_block may be less.
+  const int64_t tokens = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+  const auto size = [&](int64_t t) { return static_cast<size_t>(t * rows.padded_dim) * sizeof(Element); };
+  const int64_t whole = count / Kv::kGroup * Kv::kGroup;
+  __builtin_memcpy(rows.last_v, from, size(whole));
+  __builtin_memset(rows.last_v + whole * rows.padded_dim, 0, size(tokens - whole));
+  for (int64_t t = whole; t < count; ++t) {
+    const int64_t at = whole * rows.padded_dim + t % Kv::kGroup;
+    for (int64_t d = 0; d < rows.padded_dim; ++d) {
+      rows.last_v[at + d * Kv::kGroup] = from[at + d * Kv::kGroup];
+    }
+  }
+  return reinterpret_cast<const std::byte*>(rows.last_v);
+}
+
+template <class Products>
 void Attention(const AttentionArgs& args) {
-  const int64_t tile = args.tokens_per_block;
+  using Kv = typename Products::Kv;
   const int64_t window = args.sliding_window > 0 ? args.sliding_window : INT64_MAX / 2;
   const int64_t last_position = args.first_position + args.num_queries - 1;
   const int64_t num_rows = args.num_queries * args.group_size;
-  const AttentionRows rows(args, num_rows);
+  const AttentionRows<Kv> rows(args, num_rows);
+  const int64_t tile = rows.tile_tokens;
 
   const int64_t first_tile = Larger(0, args.first_position - window + 1) / tile;
   for (int64_t t = first_tile; t * tile <= last_position; ++t) {
     const int64_t tile_begin = t * tile;
-    const std::byte* block = args.kv + args.block_table[t] * args.block_bytes;
-    const auto* k = reinterpret_cast<const typename Kv::Element*>(block);
-    const auto* v = reinterpret_cast<const typename Kv::Element*>(block + args.v_offset);
+    // Blocks that some row sees; those before the first window may be gone.
+    const int64_t first_block =
+        Larger(tile_begin, args.first_position - window + 1) / args.tokens_per_block;
+    const int64_t last_block =
+        Smaller(tile_begin + tile - 1, last_position) / args.tokens_per_block;
+    const int64_t columns = (last_block + 1) * args.tokens_per_block - tile_begin;
+    const auto block_at = [&](int64_t b) ENGINERY_LAMBDA_INLINE {
+      const std::byte* k = args.kv + args.block_table[b] * args.block_bytes;
+      return KvBlock{k, k + args.v_offset, b * args.tokens_per_block - tile_begin};
+    };
 
     // Queries that see some of the tile: those at or after its begin and before its end leaves
     // their windows.
@@ -223,29 +285,21 @@ void Attention(const AttentionArgs& args) {
         Smaller(args.num_queries, tile_begin + tile - 1 + window - args.first_position);
     const int64_t row_begin = first_query * args.group_size;
     const int64_t row_end = end_query * args.group_size;
-    ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
-      ScoreRows<Kv, kScoreRows>(rows, row, count, args.head_dim, args.scale, k);
-    });
-    const auto begin_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
-      const int64_t position = args.first_position + row / args.group_size;
-      return Larger(0, position - window + 1 - tile_begin);
-    };
-    const auto end_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
-      const int64_t position = args.first_position + row / args.group_size;
-      return Smaller(tile, position + 1 - tile_begin);
-    };
-    for (int64_t r = row_begin; r < row_end; ++r) SoftmaxRow(rows, r, begin_of(r), end_of(r));
-    // Rows that see the same tokens go together. A row never touches values that it does not see,
-    // not even with probability 0: they may belong to no one and hold anything.
-    for (int64_t r = row_begin; r < row_end;) {
-      const int64_t begin = begin_of(r);
-      const int64_t end = end_of(r);
-      int64_t last = r + 1;
-      while (last < row_end && begin_of(last) == begin && end_of(last) == end) ++last;
-      ForEachTile(r, last, kValueRows, [&](int64_t row, int64_t count) {
-        ValueRows<Kv, kValueRows>(rows, row, count, begin, end, v);
-      });
-      r = last;
+    for (int64_t b = first_block; b <= last_block; ++b) {
+      Products::Scores(args, rows, row_begin, row_end, block_at(b));
+    }
+    for (int64_t r = row_begin; r < row_end; ++r) {
+      const int64_t position = args.first_position + r / args.group_size;
+      SoftmaxRow(rows, r, columns, Larger(0, position - window + 1 - tile_begin),
+                 Smaller(columns, position + 1 - tile_begin), args.scale);
+    }
+    for (int64_t b = first_block; b <= last_block; ++b) {
+      KvBlock block = block_at(b);
+      const int64_t count = last_position + 1 - b * args.tokens_per_block;
+      if (count < args.tokens_per_block || Products::NeedsCopy(args)) {
+        block.v = CopyValues(args, rows, block.v, Smaller(count, args.tokens_per_block));
+      }
+      Products::Values(args, rows, row_begin, row_end, block);
     }
   }
   for (int64_t r = 0; r < num_rows; ++r) {

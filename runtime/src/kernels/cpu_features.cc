@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 #endif
@@ -21,6 +23,12 @@ uint64_t EnabledState() {
 }
 
 constexpr bool HasBits(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
+
+// Asks Linux to let this process use tile data (arch/x86/include/uapi/asm/prctl.h).
+bool RequestTiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 
 }  // namespace
 
@@ -45,9 +53,13 @@ CpuFeatures DetectCpuFeatures() {
       !HasBits(c, kVnni) || max_subleaf < 1) {
     return features;
   }
+  constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // in edx
+  constexpr uint64_t kTiles = 0x60000;  // tile configuration and data
+  const bool has_amx = HasBits(d, kAmxBf16 | kAmxTile | kAmxInt8) && HasBits(state, kTiles);
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0) return features;
   constexpr uint32_t kBf16 = 1u << 5;  // in eax
   features.avx512 = HasBits(a, kBf16);
+  features.amx = features.avx512 && has_amx && RequestTiles();
   return features;
 }
 #else

@@ -29,7 +29,10 @@ struct FloatDot {
   static constexpr int kPanels = 1;
   using Accumulator = F32;
   static ENGINERY_INLINE F32 Zero() { return Set1(0.0f); }
-  static ENGINERY_INLINE F32 Result(const F32& sum, const LinearArgs&, int64_t, int64_t) {
+  struct Columns {
+    Columns(const LinearArgs&, int64_t, int64_t) {}
+  };
+  static ENGINERY_INLINE F32 Result(const F32& sum, const Columns&, const LinearArgs&, int64_t) {
     return sum;
   }
 };
@@ -157,17 +160,23 @@ struct DotI8I8 {
   static ENGINERY_INLINE __m256i AddPairs(__m256i a, __m256i b) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
   }
-  static ENGINERY_INLINE __m256 Exact(__m256i sum, const int32_t* column_sums, __m256i mask) {
-    static_assert(kActivationZeroPoint == 128);
-    const __m256i shift = _mm256_slli_epi32(_mm256_maskload_epi32(column_sums, mask), 7);
+  struct Columns {
+    __m256i low, high;  // what the activations' zero point adds to a sum
+    ENGINERY_INLINE Columns(const LinearArgs& args, int64_t channel, int64_t count)
+        : low(Shift(args.column_sums + channel, LanesBelow(count, 0))),
+          high(Shift(args.column_sums + channel + 8, LanesBelow(count, 8))) {}
+    static ENGINERY_INLINE __m256i Shift(const int32_t* column_sums, __m256i mask) {
+      static_assert(kActivationZeroPoint == 128);
+      return _mm256_slli_epi32(_mm256_maskload_epi32(column_sums, mask), 7);
+    }
+  };
+  static ENGINERY_INLINE __m256 Exact(__m256i sum, __m256i shift) {
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, shift));
   }
-  static ENGINERY_INLINE F32 Result(const Quarters& sum, const LinearArgs& args, int64_t row,
-                                    int64_t channel) {
-    const int32_t* sums = args.column_sums + channel;
-    const int64_t left = args.n - channel < kLanes ? args.n - channel : kLanes;
-    const F32 exact = {Exact(AddPairs(sum.q[0], sum.q[1]), sums, LanesBelow(left, 0)),
-                       Exact(AddPairs(sum.q[2], sum.q[3]), sums + 8, LanesBelow(left, 8))};
+  static ENGINERY_INLINE F32 Result(const Quarters& sum, const Columns& columns,
+                                    const LinearArgs& args, int64_t row) {
+    const F32 exact = {Exact(AddPairs(sum.q[0], sum.q[1]), columns.low),
+                       Exact(AddPairs(sum.q[2], sum.q[3]), columns.high)};
     return Mul(exact, Set1(args.x_scale[row]));
   }
 };

@@ -24,7 +24,11 @@ struct FloatDot {
   static constexpr int kPanels = 4;
   using Accumulator = __m512;
   static ENGINERY_INLINE __m512 Zero() { return _mm512_setzero_ps(); }
-  static ENGINERY_INLINE __m512 Result(const __m512& sum, const LinearArgs&, int64_t, int64_t) {
+  struct Columns {
+    Columns(const LinearArgs&, int64_t, int64_t) {}
+  };
+  static ENGINERY_INLINE __m512 Result(const __m512& sum, const Columns&, const LinearArgs&,
+                                       int64_t) {
     return sum;
   }
 };
@@ -126,13 +130,17 @@ struct DotI8I8 {
     // large tile, at half the speed.
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
   }
-  static ENGINERY_INLINE __m512 Result(const __m512i& sum, const LinearArgs& args, int64_t row,
-                                       int64_t channel) {
-    const int64_t left = args.n - channel;
-    const __mmask16 mask = FirstLanes(left < kLanes ? left : kLanes);
-    const __m512i column_sums = _mm512_maskz_loadu_epi32(mask, args.column_sums + channel);
-    static_assert(kActivationZeroPoint == 128);
-    const __m512i exact = _mm512_sub_epi32(sum, _mm512_slli_epi32(column_sums, 7));
+  struct Columns {
+    __m512i shift;  // what the activations' zero point adds to a sum
+    ENGINERY_INLINE Columns(const LinearArgs& args, int64_t channel, int64_t count) {
+      static_assert(kActivationZeroPoint == 128);
+      const auto sums = _mm512_maskz_loadu_epi32(FirstLanes(count), args.column_sums + channel);
+      shift = _mm512_slli_epi32(sums, 7);
+    }
+  };
+  static ENGINERY_INLINE __m512 Result(const __m512i& sum, const Columns& columns,
+                                       const LinearArgs& args, int64_t row) {
+    const __m512i exact = _mm512_sub_epi32(sum, columns.shift);
     return _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_set1_ps(args.x_scale[row]));
   }
 };

@@ -25,7 +25,10 @@ struct FloatDot {
   static constexpr int kPanels = 1;
   using Accumulator = F32;
   static ENGINERY_INLINE F32 Zero() { return Set1(0.0f); }
-  static ENGINERY_INLINE F32 Result(const F32& sum, const LinearArgs&, int64_t, int64_t) {
+  struct Columns {
+    Columns(const LinearArgs&, int64_t, int64_t) {}
+  };
+  static ENGINERY_INLINE F32 Result(const F32& sum, const Columns&, const LinearArgs&, int64_t) {
     return sum;
   }
 };
@@ -132,18 +135,25 @@ struct DotI8I8 {
       }
     }
   }
-  static ENGINERY_INLINE F32 Result(const Sums& sums, const LinearArgs& args, int64_t row,
-                                    int64_t channel) {
-    const int64_t left = args.n - channel;
-    uint32_t shifts[kLanes] = {};
-    for (int64_t i = 0; i < kLanes && i < left; ++i) {
-      shifts[i] = static_cast<uint32_t>(args.column_sums[channel + i]) *
-                  static_cast<uint32_t>(kActivationZeroPoint);
+  struct Columns {
+    Sums shift;  // what the activations' zero point adds to a sum
+    ENGINERY_INLINE Columns(const LinearArgs& args, int64_t channel, int64_t count) {
+      uint32_t shifts[kLanes] = {};
+      for (int64_t i = 0; i < count; ++i) {
+        shifts[i] = static_cast<uint32_t>(args.column_sums[channel + i]) *
+                    static_cast<uint32_t>(kActivationZeroPoint);
+      }
+      ENGINERY_EACH_PART {
+        shift.part[i] = ReadAs<Uint4>(reinterpret_cast<const std::byte*>(shifts + 4 * i));
+      }
     }
+  };
+  static ENGINERY_INLINE F32 Result(const Sums& sums, const Columns& columns,
+                                    const LinearArgs& args, int64_t row) {
     F32 exact;
     ENGINERY_EACH_PART {
-      const Uint4 shift = ReadAs<Uint4>(reinterpret_cast<const std::byte*>(shifts + 4 * i));
-      exact.part[i] = __builtin_convertvector((Int4)(sums.part[i] - shift), Float4);
+      exact.part[i] =
+          __builtin_convertvector((Int4)(sums.part[i] - columns.shift.part[i]), Float4);
     }
     return Mul(exact, Set1(args.x_scale[row]));
   }

@@ -6,7 +6,7 @@
 // Every kernel computes a row (a token) in an order of floating-point operations that depends on
 // the row's length and on the table alone: not on how many rows are computed together, nor on how
 // the work is cut into calls. That is what makes a request's results independent of batch, chunking
-// and threads. Between tables, quantize_row and linear_i8_i8 agree bit for bit; the others agree to
+// and threads. Between tables, quantize_row, linear_i8_i8 and linear_i8_i4 agree bit for bit; the others agree to
 // rounding.
 #ifndef ENGINERY_SRC_KERNELS_KERNELS_H_
 #define ENGINERY_SRC_KERNELS_KERNELS_H_
@@ -16,11 +16,14 @@
 
 namespace enginery {
 
-// Output channels in a panel of a packed weight (docs/engine-format.md, layouts n16k{1,2,4}).
+// Output channels in a panel of a packed weight (docs/engine-format.md, layouts n16k{1,2,4,8}).
 inline constexpr int64_t kPanelChannels = 16;
 // Zero point of quantised activations: they are kept as q + 128 in u8, so that VNNI takes them as
 // they are.
 inline constexpr int kActivationZeroPoint = 128;
+// k that share a multiplier of an i4 weight, and the zero point of its codes.
+inline constexpr int64_t kWeightGroup = 128;
+inline constexpr int kI4ZeroPoint = 8;
 
 // y[rows, n] = x[rows, k] W[n, k]^T * x_scale * scale + bias for the panels [panel_begin,
 // panel_end).
@@ -32,6 +35,8 @@ struct LinearArgs {
   const float* scale;          // [n] or null
   const float* bias;           // [n] or null
   const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
+  const int8_t* group_scales;  // [panels][ceil(k / 128)][16], i4 only: W = group scale * code
+  std::byte* scratch;          // UnpackScratchBytes(k), aligned to 64 bytes, i4 only
   float* y;                    // [num_rows, n]
   int64_t y_pitch;             // floats from row to row
   int64_t num_rows, n, k;
@@ -40,9 +45,35 @@ struct LinearArgs {
 };
 using LinearKernel = void (*)(const LinearArgs& args);
 
+// Panels of i4 that are unpacked to i8 at once, and the memory which that takes.
+inline constexpr int64_t kUnpackedPanels = 4;
+constexpr int64_t UnpackScratchBytes(int64_t k) {
+  return kUnpackedPanels * kPanelChannels * ((k + 7) / 8 * 8);
+}
+// Bytes of a panel: every layout keeps 16 channels by 4 bytes for each group of k.
+constexpr int64_t PanelBytes(int64_t k, int64_t group) { return (k + group - 1) / group * 64; }
+
+// The same product without the panels before `panel` and from `panel_end` on.
+inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, int64_t panel_bytes) {
+  const int64_t channel = panel * kPanelChannels;
+  args.weight = static_cast<const std::byte*>(args.weight) + panel * panel_bytes;
+  if (args.scale != nullptr) args.scale += channel;
+  if (args.bias != nullptr) args.bias += channel;
+  if (args.column_sums != nullptr) args.column_sums += channel;
+  if (args.group_scales != nullptr) {
+    args.group_scales += channel * ((args.k + kWeightGroup - 1) / kWeightGroup);
+  }
+  args.y += channel;
+  args.n = (panel_end * kPanelChannels < args.n ? panel_end * kPanelChannels : args.n) - channel;
+  args.panel_begin = 0;
+  args.panel_end = panel_end - panel;
+  return args;
+}
+
 // Causal attention of consecutive queries of one sequence over one KV head. Rows are (query, head
-// of the group). K of a block is [head_dim][tokens_per_block], V is
-// [tokens_per_block][PaddedHeadDim(head_dim)].
+// of the group). With g elements in 4 bytes of the cache's dtype (f32 1, bf16 2), K of a block is
+// [KeyDim / g][tokens_per_block][g] and V [tokens_per_block / g][PaddedHeadDim(head_dim)][g], like
+// packed weights. K past head_dim is zero. V past head_dim may be anything finite.
 struct AttentionArgs {
   const float* q;   // query 0, first head of the group; the group's heads follow each other
   int64_t q_pitch;  // floats from query to query
@@ -62,15 +93,29 @@ struct AttentionArgs {
 using AttentionKernel = void (*)(const AttentionArgs& args);
 
 constexpr int64_t PaddedHeadDim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-// Floats of scratch for num_rows = num_queries * group_size: scores, accumulators, running maxima,
-// sums, corrections and query pointers.
+// Dimensions of K that are there in a bf16 cache, so that they fill whole tiles: f32 has head_dim.
+inline constexpr int64_t kKeyPadding = 32;
+constexpr int64_t PaddedKeyDim(int64_t head_dim) {
+  return (head_dim + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+}
+// Tokens of a tile: softmax is corrected once per tile.
+constexpr int64_t AttentionTileTokens(int64_t tokens_per_block) {
+  constexpr int64_t kTileTokens = 128;
+  return tokens_per_block >= kTileTokens ? tokens_per_block
+                                         : kTileTokens / tokens_per_block * tokens_per_block;
+}
+// Floats of scratch for num_rows = num_queries * group_size: scores, sums, maxima, denominators,
+// operands and a copy of V.
 constexpr int64_t AttentionScratchFloats(int64_t num_rows, int64_t tokens_per_block,
                                          int64_t head_dim) {
-  return (num_rows * (tokens_per_block + PaddedHeadDim(head_dim) + 3 + 2) + 15) / 16 * 16;
+  const int64_t rows = (num_rows + 15) / 16 * 16;
+  const int64_t tile = AttentionTileTokens(tokens_per_block);
+  return rows * (2 * tile + kKeyPadding + PaddedHeadDim(head_dim) + PaddedKeyDim(head_dim) + 2) +
+         (tokens_per_block + kKeyPadding) * PaddedHeadDim(head_dim);
 }
 
 struct Kernels {
-  const char* name;  // avx512, avx2, portable
+  const char* name;  // amx, avx512, avx2, portable
 
   // linear_<type of x>_<type of W>
   LinearKernel linear_f32_f32;    // W n16k1
@@ -78,6 +123,7 @@ struct Kernels {
   LinearKernel linear_i8_i8;      // W n16k4
   LinearKernel linear_f32_i8;     // W n16k4
   LinearKernel linear_bf16_i8;    // W n16k4
+  LinearKernel linear_i8_i4;      // W n16k8
 
   AttentionKernel attention_f32;   // KV in f32
   AttentionKernel attention_bf16;  // KV in bf16
@@ -97,12 +143,13 @@ struct Kernels {
   void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);
 };
 
-// The table for `isa`: auto (the best this machine has), avx512, avx2, portable. Null when the name
+// The table for `isa`: auto (the best this machine has), amx, avx512, avx2, portable. Null when the name
 // is unknown or the machine lacks the instruction set.
 const Kernels* FindKernels(const char* isa);
 
 // What each file of kernels defines; only FindKernels may ask for a table, after it has asked the
 // machine.
+const Kernels& AmxKernels();
 const Kernels& Avx512Kernels();
 const Kernels& Avx2Kernels();
 const Kernels& PortableKernels();

@@ -144,6 +144,39 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// Each channel's multiplier twice in its 32 bits.
+struct GroupScales {
+  __m256i low, high;
+};
+ENGINERY_INLINE __m256i WidenGroupScales(const int8_t* p) {
+  const __m256i m = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_or_si256(_mm256_slli_epi32(m, 16), _mm256_and_si256(m, _mm256_set1_epi32(0xFFFF)));
+}
+ENGINERY_INLINE GroupScales LoadGroupScales(const int8_t* p) {
+  return {WidenGroupScales(p), WidenGroupScales(p + 8)};
+}
+// Bytes by 16-bit multipliers, the low bytes of the products: even and odd bytes apart. What stands
+// in the other byte of a 16-bit lane does not reach the low byte of its product.
+ENGINERY_INLINE __m256i MultiplyBytes(__m256i codes, __m256i scales) {
+  const __m256i even = _mm256_mullo_epi16(codes, scales);
+  const __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(codes, 8), scales);
+  return _mm256_blendv_epi8(even, _mm256_slli_epi16(odd, 8), _mm256_set1_epi16(-256));
+}
+ENGINERY_INLINE void Unpack32(const std::byte* p, __m256i scales, std::byte* to) {
+  const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i zero = _mm256_set1_epi8(8);
+  const __m256i low = _mm256_sub_epi8(_mm256_and_si256(packed, mask), zero);
+  const __m256i high =
+      _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(packed, 4), mask), zero);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), MultiplyBytes(low, scales));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 64), MultiplyBytes(high, scales));
+}
+ENGINERY_INLINE void Unpack64(const std::byte* p, const GroupScales& scales, std::byte* to) {
+  Unpack32(p, scales.low, to);
+  Unpack32(p + 32, scales.high, to + 32);
+}
+
 }  // namespace
 }  // namespace enginery
 

@@ -146,6 +146,26 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, const F32& a) {
   }
 }
 
+// Multipliers of a group of k, for 16 channels.
+struct GroupScales {
+  int32_t channel[16];
+};
+ENGINERY_INLINE GroupScales LoadGroupScales(const int8_t* p) {
+  GroupScales scales;
+  for (int c = 0; c < 16; ++c) scales.channel[c] = p[c];
+  return scales;
+}
+// 16 channels by 8 k of i4 (n16k8) to two groups of i8 (n16k4), multiplied.
+ENGINERY_INLINE void Unpack64(const std::byte* p, const GroupScales& scales, std::byte* to) {
+  for (int c = 0; c < 16; ++c) {
+    for (int b = 0; b < 4; ++b) {
+      const int32_t codes = static_cast<uint8_t>(p[4 * c + b]);
+      to[4 * c + b] = static_cast<std::byte>(((codes & 15) - 8) * scales.channel[c]);
+      to[64 + 4 * c + b] = static_cast<std::byte>(((codes >> 4) - 8) * scales.channel[c]);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace enginery
 

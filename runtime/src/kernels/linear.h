@@ -9,7 +9,8 @@
 //     Weight, Input, Accumulator              types
 //     Load(const std::byte*) -> Weight        Broadcast(const std::byte*) -> Input
 //     Zero(), Accumulate(Accumulator&, const Weight&, const Input&)
-//     Result(const Accumulator&, const LinearArgs&, row, channel) -> F32    sums times x_scale
+//     Columns(const LinearArgs&, channel, count) -> Columns        what Result needs of 16 channels
+//     Result(const Accumulator&, const Columns&, const LinearArgs&, row) -> F32  sums times x_scale
 //   };
 //
 // Each output has one accumulator that walks K in order, whatever the tile, so a row's result does
@@ -23,18 +24,35 @@
 namespace enginery {
 namespace {
 
-// Finishes 16 channels of a row: scale, bias, accumulate. Multiplications and additions stay
+// Finishes rows of 16 channels: scale, bias, accumulate. Multiplications and additions stay
 // unfused, in this order, in every instruction set, so that exact integer sums give equal results
 // everywhere.
-ENGINERY_INLINE void FinishPanel(const LinearArgs& args, int64_t row, int64_t channel, F32 sum) {
-  const int64_t left = args.n - channel;
-  const int64_t count = left < kPanelChannels ? left : kPanelChannels;
-  float* y = args.y + row * args.y_pitch + channel;
-  if (args.scale != nullptr) sum = Mul(sum, LoadFirst(args.scale + channel, count));
-  if (args.bias != nullptr) sum = Add(sum, LoadFirst(args.bias + channel, count));
-  if (args.accumulate) sum = Add(LoadFirst(y, count), sum);
-  StoreFirst(y, count, sum);
-}
+template <class Dot>
+class PanelFinish {
+ public:
+  ENGINERY_INLINE PanelFinish(const LinearArgs& args, int64_t channel)
+      : args_(args),
+        channel_(channel),
+        count_(args.n - channel < kPanelChannels ? args.n - channel : kPanelChannels),
+        columns_(args, channel, count_),
+        scale_(args.scale == nullptr ? Set1(1.0f) : LoadFirst(args.scale + channel, count_)),
+        bias_(args.bias == nullptr ? Set1(0.0f) : LoadFirst(args.bias + channel, count_)) {}
+
+  ENGINERY_INLINE void Row(int64_t row, const typename Dot::Accumulator& accumulator) const {
+    float* y = args_.y + row * args_.y_pitch + channel_;
+    F32 sum = Dot::Result(accumulator, columns_, args_, row);
+    if (args_.scale != nullptr) sum = Mul(sum, scale_);
+    if (args_.bias != nullptr) sum = Add(sum, bias_);
+    if (args_.accumulate) sum = Add(LoadFirst(y, count_), sum);
+    StoreFirst(y, count_, sum);
+  }
+
+ private:
+  const LinearArgs& args_;
+  const int64_t channel_, count_;
+  const typename Dot::Columns columns_;
+  const F32 scale_, bias_;
+};
 
 constexpr int64_t kLineBytes = 64;
 
@@ -123,12 +141,10 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch)
     accumulate_group(weight, last[0], Dot::kInputBytes);
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
+  for (int p = 0; p < kPanels; ++p) {
+    const PanelFinish<Dot> finish(args, (panel + p) * kPanelChannels);
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t channel = (panel + p) * kPanelChannels;
-      FinishPanel(args, row + r, channel, Dot::Result(sums[r][p], args, row + r, channel));
-    }
+    for (int r = 0; r < kRows; ++r) finish.Row(row + r, sums[r][p]);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/attention.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/linear_i4.h"
 #include "kernels/rows.h"
 
 namespace enginery {
@@ -21,8 +22,9 @@ constexpr Kernels MakeKernels(const char* name) {
       .linear_i8_i8 = Linear<DotI8I8>,
       .linear_f32_i8 = Linear<DotF32I8>,
       .linear_bf16_i8 = Linear<DotBf16I8>,
-      .attention_f32 = Attention<KvF32>,
-      .attention_bf16 = Attention<KvBf16>,
+      .linear_i8_i4 = LinearI8I4<Linear<DotI8I8>>,
+      .attention_f32 = Attention<VectorProducts<KvF32>>,
+      .attention_bf16 = Attention<VectorProducts<KvBf16>>,
       .rms_norm_row = RmsNormRow,
       .silu_mul_row = SiluMulRow,
       .add_row = AddRow,

@@ -8,6 +8,8 @@
 #include <functional>
 #include <limits>
 
+#include "sample/exp_weights.h"
+
 namespace enginery {
 namespace {
 
@@ -18,36 +20,13 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kLanes = 4;
 using Floats = float __attribute__((vector_size(16)));
 using Ints = int32_t __attribute__((vector_size(16)));
-using Doubles = double __attribute__((vector_size(32)));
+
+constexpr size_t kTopKBlock = 128;
 
 Floats Load(const float* from) {
   Floats x;
   std::memcpy(&x, from, sizeof x);
   return x;
-}
-
-// exp(x) = 2^n exp(r), |r| <= ln(2) / 2; Cody and Waite's two-part ln(2), and a polynomial that is
-// exp's Taylor series to degree 7 (error below 2^-26 there).
-inline Floats Exp(Floats x) {
-  constexpr float kMin = -87.0f;
-  constexpr float kLog2E = 1.44269504f;
-  constexpr float kLn2High = 0.693359375f;
-  constexpr float kLn2Low = -2.12194440e-4f;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const Ints is_zero = x < kMin;
-  const Floats clamped = is_zero ? Floats{} + kMin : x;
-  const Floats n = (clamped * kLog2E + kRound) - kRound;
-  const Floats r = (clamped - n * kLn2High) - n * kLn2Low;
-  Floats p = Floats{} + 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return p * std::bit_cast<Floats>(exponent & ~is_zero);
 }
 
 // Order-preserving: a < b as floats exactly when as keys (-0 and +0 are made one).
@@ -90,35 +69,56 @@ LogitMax FindMax(std::span<const float> logits) {
   return max;
 }
 
-float ExpNonPositive(float x) { return Exp(Floats{} + x)[0]; }
-
 double ComputeWeights(std::span<const float> logits, float max, float temperature, float* weights,
                       double* chunk_sums) {
+  static const ExpWeights exp_weights = ExpWeightsVariants().front();
   double total = 0.0;
   for (size_t begin = 0; begin < logits.size(); begin += kWeightChunk) {
-    const size_t end = std::min(begin + kWeightChunk, logits.size());
-    Doubles sums = {};
-    for (size_t i = begin; i < end; i += kLanes) {
-      const size_t bytes = std::min(kLanes, end - i) * sizeof(float);
-      Floats x = Floats{} - kInfinity;  // lanes past the end weigh nothing
-      if (bytes == sizeof x) {
-        x = Load(&logits[i]);
-      } else {
-        std::memcpy(&x, &logits[i], bytes);
-      }
-      // Divide, not multiply by the reciprocal: that of a tiny temperature is infinite.
-      x = Exp((x - max) / temperature);
-      std::memcpy(&weights[i], &x, bytes);
-      sums += __builtin_convertvector(x, Doubles);
-    }
-    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    *chunk_sums++ = sum;
-    total += sum;
+    const size_t count = std::min(kWeightChunk, logits.size() - begin);
+    *chunk_sums = exp_weights(&logits[begin], count, max, temperature, &weights[begin]);
+    total += *chunk_sums++;
   }
   return total;
 }
 
+namespace {
+
+// Members of which the rank is among them, `rank` of 1-based.
+TopKBound BoundAt(float* members, size_t num_members, size_t rank) {
+  std::nth_element(members, members + (rank - 1), members + num_members, std::greater<>());
+  const float value = members[rank - 1];
+  const auto num_greater = static_cast<size_t>(
+      std::count_if(members, members + (rank - 1), [value](float x) { return x > value; }));
+  return {value, rank - num_greater};
+}
+
+// At least k logits are as large as the k-th largest of the blocks' maxima: the others need not be
+// looked at. For k well below the number of blocks, that leaves few.
+TopKBound FindTopFew(std::span<const float> logits, size_t k, float* scratch) {
+  const size_t num_blocks = logits.size() / kTopKBlock;
+  for (size_t b = 0; b < num_blocks; ++b) {
+    const float* block = &logits[b * kTopKBlock];
+    Floats lanes[4] = {Load(block), Load(block + 4), Load(block + 8), Load(block + 12)};
+    for (size_t i = 16; i < kTopKBlock; i += 16) {
+      for (size_t j = 0; j < 4; ++j) {
+        const Floats x = Load(block + i + 4 * j);
+        lanes[j] = x > lanes[j] ? x : lanes[j];
+      }
+    }
+    for (size_t j = 1; j < 4; ++j) lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0];
+    scratch[b] = std::max(std::max(lanes[0][0], lanes[0][1]), std::max(lanes[0][2], lanes[0][3]));
+  }
+  std::nth_element(scratch, scratch + (k - 1), scratch + num_blocks, std::greater<>());
+  const float least = scratch[k - 1];
+  size_t num_members = 0;
+  ForEachAtLeast(logits, least, [&](size_t i) { scratch[num_members++] = logits[i]; });
+  return BoundAt(scratch, num_members, k);
+}
+
+}  // namespace
+
 TopKBound FindTopK(std::span<const float> logits, size_t k, float* scratch) {
+  if (k <= logits.size() / kTopKBlock / 2) return FindTopFew(logits, k, scratch);
   // A histogram of the keys' high bits (sign, exponent, 3 bits of mantissa) finds the bin of rank
   // k in one pass; only its members are ordered.
   constexpr int kShift = 20;
@@ -131,12 +131,7 @@ TopKBound FindTopK(std::span<const float> logits, size_t k, float* scratch) {
   for (const float x : logits) {
     if (OrderedKey(x) >> kShift == bin) scratch[num_members++] = x;
   }
-  const size_t rank = k - num_above;  // in the bin, 1-based
-  std::nth_element(scratch, scratch + (rank - 1), scratch + num_members, std::greater<>());
-  const float value = scratch[rank - 1];
-  const auto num_greater = static_cast<size_t>(
-      std::count_if(scratch, scratch + (rank - 1), [value](float x) { return x > value; }));
-  return {value, rank - num_greater};
+  return BoundAt(scratch, num_members, k - num_above);
 }
 
 }  // namespace enginery

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Passes over a logits row of a large vocabulary, in lanes of the baseline instruction set: the
-// same results on every machine.
+// Passes over a logits row of a large vocabulary, in the widest lanes where the arithmetic is what
+// takes time: the same results on every machine.
 #ifndef ENGINERY_SRC_SAMPLE_LOGIT_SCAN_H_
 #define ENGINERY_SRC_SAMPLE_LOGIT_SCAN_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace enginery {
@@ -38,6 +39,28 @@ struct TopKBound {
   size_t num_equal;
 };
 TopKBound FindTopK(std::span<const float> logits, size_t k, float* scratch);
+
+// Calls body(i) for every logit that is at least `bound`, in order. Fast where few are.
+template <class Body>
+void ForEachAtLeast(std::span<const float> logits, float bound, const Body& body) {
+  using Floats = float __attribute__((vector_size(16)));
+  constexpr size_t kGroup = 16;
+  size_t i = 0;
+  for (; i + kGroup <= logits.size(); i += kGroup) {
+    Floats x[4];
+    std::memcpy(x, &logits[i], sizeof x);
+    const auto found = (x[0] >= bound) | (x[1] >= bound) | (x[2] >= bound) | (x[3] >= bound);
+    uint64_t halves[2];
+    std::memcpy(halves, &found, sizeof halves);
+    if ((halves[0] | halves[1]) == 0) continue;
+    for (size_t j = i; j < i + kGroup; ++j) {
+      if (logits[j] >= bound) body(j);
+    }
+  }
+  for (; i < logits.size(); ++i) {
+    if (logits[i] >= bound) body(i);
+  }
+}
 
 }  // namespace enginery
 

@@ -50,9 +50,9 @@ int32_t Sampler::Draw(const SamplingParams& params, std::span<const float> logit
     const double threshold =
         (1.0 - static_cast<double>(params.top_p)) * total / static_cast<double>(logits.size());
     const float least = std::max(params.min_p, std::nextafter(static_cast<float>(threshold), 0.0f));
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if (weights_[i] >= least) candidates_.push_back({weights_[i], static_cast<int32_t>(i)});
-    }
+    ForEachAtLeast({weights_.data(), logits.size()}, least, [&](size_t i) {
+      candidates_.push_back({weights_[i], static_cast<int32_t>(i)});
+    });
   }
   if (params.top_p < 1.0f) KeepTopP(static_cast<double>(params.top_p), total);
   // The likeliest token has weight 1, whatever was left out.
@@ -100,15 +100,14 @@ int32_t Sampler::DrawFromCandidates(double u) const {
 
 void Sampler::KeepTopK(const SamplingParams& params, std::span<const float> logits, float max) {
   TopKBound bound = FindTopK(logits, static_cast<size_t>(params.top_k), weights_.data());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] < bound.value) continue;
+  ForEachAtLeast(logits, bound.value, [&](size_t i) {
     if (logits[i] == bound.value) {
-      if (bound.num_equal == 0) continue;
+      if (bound.num_equal == 0) return;
       --bound.num_equal;
     }
     candidates_.push_back(
         {ExpNonPositive((logits[i] - max) / params.temperature), static_cast<int32_t>(i)});
-  }
+  });
 }
 
 void Sampler::KeepTopP(double top_p, double total) {

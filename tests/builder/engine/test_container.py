@@ -15,7 +15,7 @@ from enginery.builder.engine.program import Buffer, Program, Step, Tensor
 from enginery.builder.engine.token_bytes import encode_token_bytes
 from enginery.builder.tokenizer.vocabulary import UNUSED, TokenText
 from tests.support.checkpoints import write_tiny_checkpoint
-from tests.support.engine_reader import Engine, StepRecord, read_engine
+from tests.support.engine_reader import Engine, StepRecord, TensorRecord, read_engine
 from tests.support.engines import build_tiny
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "engine"
@@ -27,17 +27,24 @@ GOLDEN_CHECKPOINT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def build_golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+# A second group of inputs in down_proj, shorter than the first, and an embedding of its own.
+INT4_CHECKPOINT = GOLDEN_CHECKPOINT | {"intermediate_size": 140, "tie": False}
+GOLDEN_CHECKPOINTS = {"int8_dynamic": GOLDEN_CHECKPOINT, "w4a8_dynamic": INT4_CHECKPOINT}
+
+
+def build_golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qformat: str) -> bytes:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.0")
-    model = write_tiny_checkpoint(tmp_path / "model", **GOLDEN_CHECKPOINT)
-    build_tiny(model, tmp_path / "engine", dtype="bfloat16", qformat="int8_dynamic")
+    model = write_tiny_checkpoint(tmp_path / "model", **GOLDEN_CHECKPOINTS[qformat])
+    build_tiny(model, tmp_path / "engine", dtype="bfloat16", qformat=qformat)
     return (tmp_path / "engine" / "rank0.engine").read_bytes()
 
 
-def test_the_golden_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("qformat", GOLDEN_CHECKPOINTS)
+def test_the_golden_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qformat: str) -> None:
     """Bytes may change with the format version alone: engines in the field must stay readable."""
-    path = GOLDEN / "qwen2_int8_dynamic.engine"
-    assert build_golden(tmp_path, monkeypatch) == path.read_bytes(), f"{path} is no longer written"
+    path = GOLDEN / f"qwen2_{qformat}.engine"
+    built = build_golden(tmp_path, monkeypatch, qformat)
+    assert built == path.read_bytes(), f"{path} is no longer written"
 
 
 def test_the_golden_engine_read_back() -> None:
@@ -55,10 +62,33 @@ def test_the_golden_engine_read_back() -> None:
     assert head.outputs[0].name == "logits" and head.outputs[0].columns == 320
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    model = write_tiny_checkpoint(tmp_path / "model", "qwen3", dtype="bfloat16")
+def test_the_golden_engine_in_int4_read_back() -> None:
+    engine = read_engine(GOLDEN / "qwen2_w4a8_dynamic.engine")
+    assert engine.attributes["qformat"] == "w4a8_dynamic"
+    linears = [step for step in engine.steps if step.op == "linear"]
+    assert [step.version for step in linears] == [2, 2, 2, 2, 1]
+    down = [tensor for tensor in linears[3].inputs if isinstance(tensor, TensorRecord)]
+    assert [(t.dtype, t.layout, t.shape) for t in down] == [
+        ("i4", "n16k8", (24, 140)), ("f32", "rows", (24,)), ("i32", "rows", (24,)),
+        ("i8", "n16k1", (24, 2)),
+    ]  # fmt: skip
+    names = [tensor.name for tensor in engine.tensors]
+    first = names.index("model.layers.0.mlp.down_proj.weight")
+    assert names[first : first + 4] == [tensor.name for tensor in down], "the order in the file"
+    embedding, scale = engine.steps[0].inputs
+    assert isinstance(embedding, TensorRecord) and isinstance(scale, TensorRecord)
+    assert (embedding.dtype, embedding.layout) == ("i8", "rows")
+    head = linears[4].inputs[1]
+    assert isinstance(head, TensorRecord) and (head.dtype, head.layout) == ("i8", "n16k4")
+
+
+@pytest.mark.parametrize("qformat", ["int8_wo", "w4a8_dynamic"])
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, qformat: str) -> None:
+    model = write_tiny_checkpoint(
+        tmp_path / "model", "qwen3", dtype="bfloat16", num_heads=8, head_dim=32
+    )
     for name in ("a", "b"):
-        build_tiny(model, tmp_path / name, qformat="int8_wo", tp_size=2)
+        build_tiny(model, tmp_path / name, qformat=qformat, tp_size=2)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
@@ -127,7 +157,8 @@ def test_everything_a_program_can_hold_is_read_back(tmp_path: Path) -> None:
 def test_sizes_of_packed_tensors(num_rows: int, depth: int) -> None:
     panels = -(-num_rows // 16) * 16
     for layout, dtype, group, item_bytes in (
-        ("n16k1", "f32", 1, 4), ("n16k2", "bf16", 2, 2), ("n16k4", "i8", 4, 1),
+        ("n16k1", "f32", 1, 4), ("n16k1", "i8", 1, 1), ("n16k2", "bf16", 2, 2),
+        ("n16k4", "i8", 4, 1), ("n16k8", "i4", 8, 0.5),
     ):  # fmt: skip
         padded = -(-depth // group) * group
         tensor = Tensor("w", dtype, layout, (num_rows, depth))

@@ -29,6 +29,11 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any], Mapping]] = {
         {"qformat": "int8_dynamic"},
         Mapping(),
     ),
+    "llama_w4a8_dynamic_rank1_of_2": (
+        {"family": "llama", "num_layers": 1, "num_heads": 8, "head_dim": 32},
+        {"qformat": "w4a8_dynamic", "tp_size": 2},
+        Mapping(2, 1),
+    ),
     "qwen2_tied_int8_wo_rank1_of_2": (
         {"family": "qwen2", "num_layers": 1, "tie": True, "dtype": "bfloat16"},
         {"qformat": "int8_wo", "tp_size": 2},

@@ -96,7 +96,8 @@ TEST(a_request_from_end_to_end) {
   TinyRuntime tiny;
   enginery_runtime* runtime = tiny.Start();
   const std::string name = enginery_runtime_executor_name(runtime);
-  CHECK(name == "portable" || name == "avx2" || name == "avx512");
+  CHECK(name == "portable" || name == "avx2" || name == "avx512" ||
+        name == "amx");
   const enginery_request request = MakeRequest(6);
   uint64_t first = 0;
   REQUIRE_EQ(enginery_runtime_submit(runtime, &request, &first), ENGINERY_OK);
@@ -235,6 +236,13 @@ TEST(options_are_refused_with_their_name) {
   tiny.options.isa = "sse9";
   CHECK_EQ(status(), ENGINERY_INVALID_ARGUMENT);
   CHECK(LastErrorHas("sse9"));
+  tiny.options.pin_threads = 2;
+  CHECK_EQ(status(), ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("pin_threads is 2; accepted: 0..1"));
+  tiny.options.pin_threads = 1;
+  tiny.options.num_threads = 1000;
+  CHECK_EQ(status(), ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("1000 threads"));
   tiny.options.abi_size = 0;
   CHECK_EQ(status(), ENGINERY_INVALID_ARGUMENT);
   CHECK(LastErrorHas("enginery_runtime_options.abi_size is 0"));
@@ -325,6 +333,85 @@ TEST(null_handles_are_harmless) {
   enginery_runtime* runtime = tiny.Start();
   CHECK_EQ(enginery_runtime_poll(runtime, -2, &events), ENGINERY_INVALID_ARGUMENT);
   CHECK_EQ(enginery_runtime_shutdown(runtime, 2, 0), ENGINERY_INVALID_ARGUMENT);
+}
+
+std::vector<enginery_profile_record> Records(const enginery_profile* profile) {
+  std::vector<enginery_profile_record> records;
+  for (uint64_t i = 0; i < enginery_profile_count(profile); ++i) {
+    records.push_back(*enginery_profile_get(profile, i));
+  }
+  CHECK(enginery_profile_get(profile, records.size()) == nullptr);
+  return records;
+}
+
+TEST(a_profile_of_the_steps) {
+  TinyRuntime tiny;
+  enginery_runtime* runtime = tiny.Start();
+  const enginery_request request = MakeRequest(4);
+  uint64_t id = 0;
+  enginery_profile* profile = nullptr;
+  REQUIRE_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_OK);
+  const std::vector<int32_t> unmeasured = Drain(runtime).token_ids;
+  REQUIRE_EQ(enginery_runtime_profile(runtime, &profile), ENGINERY_OK);
+  CHECK_EQ(enginery_profile_count(profile), 0);  // off by default
+  enginery_profile_free(profile);
+
+  REQUIRE_EQ(enginery_runtime_set_profiling(runtime, 1), ENGINERY_OK);
+  REQUIRE_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_OK);
+  CHECK(Drain(runtime).token_ids == unmeasured);
+  REQUIRE_EQ(enginery_runtime_set_profiling(runtime, 0), ENGINERY_OK);
+  REQUIRE_EQ(enginery_runtime_profile(runtime, &profile), ENGINERY_OK);
+  tiny.Destroy();  // a profile may outlive it
+  int num_lm_heads = 0;
+  for (const enginery_profile_record& record : Records(profile)) {
+    CHECK_GE(record.iteration, 4);
+    CHECK_LT(record.iteration, 8);
+    if (record.role != std::string("lm_head")) continue;
+    ++num_lm_heads;
+    CHECK_EQ(record.op, std::string("linear"));
+    CHECK_EQ(record.num_calls, 1);
+    CHECK_GT(record.bytes, 0);
+    CHECK_EQ(record.operations % (2 * kVocabSize), 0);
+  }
+  CHECK_EQ(num_lm_heads, 4);  // a step per token
+  enginery_profile_free(profile);
+}
+
+TEST(profiles_that_cannot_be_had) {
+  TinyRuntime tiny;
+  enginery_runtime* runtime = tiny.Start();
+  CHECK_EQ(enginery_runtime_set_profiling(runtime, 2), ENGINERY_INVALID_ARGUMENT);
+  CHECK_EQ(enginery_runtime_profile(runtime, nullptr), ENGINERY_INVALID_ARGUMENT);
+  CHECK_EQ(enginery_runtime_set_profiling(nullptr, 1), ENGINERY_INVALID_ARGUMENT);
+  enginery_profile_free(nullptr);
+  CHECK_EQ(enginery_profile_count(nullptr), 0);
+
+  FakeExecutor executor(kVocabSize, 64);
+  const enginery_executor table = executor.table();
+  TinyRuntime other;
+  other.options.executor = &table;
+  runtime = other.Start();
+  enginery_profile* profile = nullptr;
+  CHECK_EQ(enginery_runtime_set_profiling(runtime, 1), ENGINERY_NOT_SUPPORTED);
+  CHECK_EQ(enginery_runtime_profile(runtime, &profile), ENGINERY_NOT_SUPPORTED);
+  CHECK(LastErrorHas("built-in"));
+  CHECK(profile == nullptr);
+  other.Destroy();
+}
+
+TEST(limits_of_the_machine) {
+  enginery_machine_limits limits{};
+  CHECK_EQ(enginery_measure_limits("portable", 1, &limits), ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("abi_size"));
+  limits.abi_size = sizeof limits;
+  CHECK_EQ(enginery_measure_limits("mmx", 1, &limits), ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("mmx"));
+  CHECK_EQ(enginery_measure_limits("portable", -1, &limits), ENGINERY_INVALID_ARGUMENT);
+  CHECK_EQ(enginery_measure_limits("portable", 1, nullptr), ENGINERY_INVALID_ARGUMENT);
+  REQUIRE_EQ(enginery_measure_limits("portable", 1, &limits), ENGINERY_OK);
+  CHECK_EQ(limits.abi_size, sizeof limits);
+  CHECK_GT(limits.memory_bandwidth, 0.0);
+  CHECK_EQ(limits.f32_peak, 0.0);
 }
 
 TEST(the_environment_names_the_isa) {

@@ -49,6 +49,46 @@ TEST(the_golden_engines_are_written_as_before) {
   CheckWritten("tiny_tensorrt", TinyTensorrtEngine().Build());
 }
 
+// By the builder: INT4 weights with the scales of their groups, down_proj in two of them.
+TEST(an_engine_with_int4_weights_is_read) {
+  const auto engine = Engine::Open("tests/golden/engine/qwen2_w4a8_dynamic.engine");
+  engine->rank(0).Verify([](uint64_t) {});
+  CHECK_EQ(engine->config().qformat, "w4a8_dynamic");
+  const Program& program = engine->rank(0).program();
+  const Step* down = nullptr;
+  for (const Step& step : program.steps) {
+    if (step.op == "linear" && step.version == 2) down = &step;
+  }
+  REQUIRE(down != nullptr);
+  REQUIRE_EQ(down->inputs.size(), 6u);
+  const Tensor& weight = program.tensors[down->inputs[1].index];
+  CHECK_EQ(weight.dtype, DType::kI4);
+  CHECK_EQ(weight.layout, Layout::kN16K8);
+  CHECK(weight.shape == (std::vector<uint64_t>{24, 140}));
+  CHECK_EQ(weight.bytes, 2u * 18 * 16 * 4);
+  const Tensor& group_scales = program.tensors[down->inputs[5].index];
+  CHECK_EQ(group_scales.dtype, DType::kI8);
+  CHECK_EQ(group_scales.layout, Layout::kN16K1);
+  CHECK(group_scales.shape == (std::vector<uint64_t>{24, 2}));
+  CHECK_EQ(group_scales.bytes, 2u * 2 * 16);
+
+  // The column sums, again from the codes where the format says that they stand.
+  const Tensor& sums = program.tensors[down->inputs[4].index];
+  for (uint64_t n = 0; n < 24; ++n) {
+    int32_t sum = 0;
+    for (uint64_t k = 0; k < 140; ++k) {
+      const uint64_t at = ((n / 16 * 18 + k / 8) * 16 + n % 16) * 4 + k % 4;
+      const auto byte = std::to_integer<int32_t>(weight.data[at]);
+      const int32_t code = (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+      const uint64_t group = (n / 16 * 2 + k / 128) * 16 + n % 16;
+      sum += code * static_cast<int8_t>(group_scales.data[group]);
+    }
+    int32_t stored = 0;
+    std::memcpy(&stored, sums.data + n * 4, 4);
+    CHECK_EQ(stored, sum);
+  }
+}
+
 // The fields that no other engine has, read back one by one.
 TEST(an_engine_for_tensorrt_is_read) {
   const auto engine = Engine::Open("tests/golden/tiny_tensorrt.engine");

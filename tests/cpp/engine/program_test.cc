@@ -34,6 +34,9 @@ TEST(tensor_bytes_count_the_padding) {
   CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{3, 6}) == 9u);
   CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{10}) == 5u);
   CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{2, 3, 4}) == 12u);
+  CHECK(TensorBytes(DType::kI4, Layout::kN16K8, Shape{16, 8}) == 16u * 4);
+  CHECK(TensorBytes(DType::kI4, Layout::kN16K8, Shape{17, 9}) == 2u * 2 * 16 * 4);
+  CHECK(TensorBytes(DType::kI8, Layout::kN16K1, Shape{17, 3}) == 2u * 3 * 16);
   const uint64_t huge = ~uint64_t{0};
   CHECK(TensorBytes(DType::kI4, Layout::kRows, Shape{2, huge - 1}) == huge - 1);
   CHECK(!TensorBytes(DType::kI4, Layout::kRows, Shape{3, huge - 1}).has_value());
@@ -43,6 +46,10 @@ TEST(tensor_bytes_count_the_padding) {
              .has_value());
   CHECK(!TensorBytes(DType::kI8, Layout::kN16K4, Shape{huge, 1}).has_value());
   CHECK(!TensorBytes(DType::kI8, Layout::kN16K4, Shape{1, huge}).has_value());
+  CHECK(TensorBytes(DType::kI4, Layout::kN16K8, Shape{16, uint64_t{1} << 60}) == uint64_t{1} << 63);
+  CHECK(!TensorBytes(DType::kI4, Layout::kN16K8, Shape{17, uint64_t{1} << 60}).has_value());
+  CHECK(!TensorBytes(DType::kI4, Layout::kN16K8, Shape{1, huge}).has_value());
+  CHECK(!TensorBytes(DType::kI4, Layout::kN16K8, Shape{huge, 1}).has_value());
 }
 
 }  // namespace

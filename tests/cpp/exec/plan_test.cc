@@ -56,8 +56,8 @@ TEST(every_scheme_is_accepted) {
 TEST(unknown_ops_and_versions_are_unsupported) {
   Refused(ENGINERY_UNSUPPORTED_OP, "no op \"softcap\" of version 1",
           [](Program& p) { Find(p, "silu_mul").op = "softcap"; });
-  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 2",
-          [](Program& p) { Find(p, "linear").version = 2; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 3",
+          [](Program& p) { Find(p, "linear").version = 3; });
   Refused(ENGINERY_UNSUPPORTED_OP, "attribute \"beta\" is not known",
           [](Program& p) { Find(p, "rms_norm").attributes["beta"] = 1.0; });
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exec/thread_pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 #include <vector>
 
+#include "base/error.h"
 #include "check.h"
+#include "exec/affinity.h"
 
 namespace enginery::test {
 namespace {
@@ -51,6 +55,50 @@ TEST(workers_wake_after_parking) {
     });
     CHECK_EQ(arrived.load(), 2);
   }
+}
+
+// Each thread of a loop that waits for all of them tells where it may run.
+std::vector<std::vector<int>> CpusOfThreads(ThreadPool& pool) {
+  std::vector<std::vector<int>> cpus(static_cast<size_t>(pool.num_threads()));
+  std::atomic<int> arrived{0};
+  pool.ParallelFor(pool.num_threads(), [&](int64_t, int thread) {
+    cpus[static_cast<size_t>(thread)] = UsableCpus();
+    arrived.fetch_add(1);
+    while (arrived.load() < pool.num_threads()) std::this_thread::yield();
+  });
+  return cpus;
+}
+
+TEST(pinned_threads_have_a_cpu_each) {
+  const std::vector<int> usable = UsableCpus();
+  const int num_threads = std::max(2, static_cast<int>(usable.size()));
+  if (usable.size() < 2) {
+    CHECK_THROWS_WITH(ThreadPool(num_threads, true), Error, "1 CPUs");
+    return;
+  }
+  std::thread([&] {  // the test's own thread stays free
+    ThreadPool pool(num_threads, true);
+    pool.PinCaller();
+    std::vector<int> held;
+    for (const std::vector<int>& cpus : CpusOfThreads(pool)) {
+      REQUIRE_EQ(cpus.size(), 1);
+      held.push_back(cpus[0]);
+    }
+    CHECK(held == usable);
+  })
+      .join();
+  CHECK(UsableCpus() == usable);
+}
+
+TEST(threads_that_are_not_pinned_run_anywhere) {
+  ThreadPool pool(2);
+  pool.PinCaller();
+  for (const std::vector<int>& cpus : CpusOfThreads(pool)) CHECK(cpus == UsableCpus());
+}
+
+TEST(more_pinned_threads_than_cpus_are_refused) {
+  const int num_cpus = static_cast<int>(UsableCpus().size());
+  CHECK_THROWS_WITH(ThreadPool(num_cpus + 1, true), Error, "pin_threads");
 }
 
 TEST(there_is_a_cpu_to_use) { CHECK_GE(ThreadPool::NumUsableCpus(), 1); }

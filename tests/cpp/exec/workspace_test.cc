@@ -75,7 +75,8 @@ TEST(limits_beyond_memory_are_refused) {
 
 TEST(heads_of_the_kv_cache_do_not_overlap) {
   const std::vector<KvShape> shapes = {{2, 3, 18, 16, DType::kBF16}, {2, 3, 18, 16, DType::kF32}};
-  const uint64_t block = 2 * 3 * 16 * (18 + 32) * (2 + 4);
+  // K of bf16 is padded to 32 dimensions, V of both to multiples of 16.
+  const uint64_t block = 2 * 3 * 16 * ((32 + 32) * 2 + (18 + 32) * 4);
   const KvCache cache(shapes, 3 * block + 1);
   CHECK_EQ(cache.num_blocks(), 3);
   CHECK_EQ(cache.block_bytes(), static_cast<int64_t>(block));

@@ -138,7 +138,8 @@ TEST(program_attributes_are_checked) {
       {"architecture", int64_t{1}, "\"architecture\" has another type; accepted: string"},
       {"dtype", "fp8", "\"dtype\" is \"fp8\"; accepted: float32, bfloat16, float16"},
       {"qformat", "int4",
-       "\"qformat\" is \"int4\"; accepted: none, int8_wo, int8_dynamic, int8_sq, int4_wo, fp8"},
+       "\"qformat\" is \"int4\"; accepted: none, int8_wo, int8_dynamic, w4a8_dynamic, int8_sq, "
+       "int4_wo, fp8"},
       {"kv_cache_dtype", "f16",
        "\"kv_cache_dtype\" is \"f16\"; accepted: float32, bfloat16, float16, fp8, int8"},
       {"kv_cache_dtype", "", "\"kv_cache_dtype\" is \"\""},
@@ -210,7 +211,8 @@ TEST(tensor_records_are_checked) {
       RecordSets<uint32_t>("dtype beyond the strings", kAt, 0, 8, 0xffffffff,
                            "dtype is the string at 4294967295", kTensor),
       RecordSets<uint32_t>("layout cut short", kAt, 2, 20, 3,
-                           "layout is \"n16\"; accepted: rows, n16k1, n16k2, n16k4", kTensor),
+                           "layout is \"n16\"; accepted: rows, n16k1, n16k2, n16k4, n16k8",
+                           kTensor),
       RecordSets<uint32_t>("rank 0", kAt, 0, 24, 0, "rank is 0; accepted: 1..4", kTensor),
       RecordSets<uint32_t>("rank 5", kAt, 0, 24, 5, "rank is 5; accepted: 1..4", kTensor),
       RecordSets<uint32_t>("rank wraps", kAt, 0, 24, 0xffffffff, "rank is 4294967295", kTensor),
@@ -252,13 +254,14 @@ TEST(tensor_records_are_checked) {
   });
 }
 
-// Rows of i4 begin at whole bytes, and nothing packs them.
+// Rows of i4 begin at whole bytes, and panels of i4 hold nothing else.
 TEST(int4_tensors_are_checked) {
   struct Row {
     const char* layout;
     std::vector<uint64_t> shape;
     size_t num_bytes;
     const char* message_part;
+    const char* dtype = "i4";
   };
   const std::vector<Row> rows = {
       {"rows", {3, 5}, 8, "last dimension of i4 is 5; accepted: even sizes"},
@@ -266,12 +269,23 @@ TEST(int4_tensors_are_checked) {
       {"rows", {3, 6}, 18, "bytes is 18; accepted: 9,"},
       {"rows", {3, 6}, 8, "bytes is 8; accepted: 9,"},
       {"rows", {kHuge - 1, 4}, 0, "a shape whose size fits 64 bits"},
-      {"n16k4", {3, 6}, 128, "layout of i4 is \"n16k4\"; accepted: rows"},
-      {"n16k2", {16, 2}, 16, "layout of i4 is \"n16k2\"; accepted: rows"},
+      {"n16k4", {3, 6}, 128, "layout of i4 is \"n16k4\"; accepted: rows, n16k8"},
+      {"n16k2", {16, 2}, 16, "layout of i4 is \"n16k2\"; accepted: rows, n16k8"},
+      {"n16k8", {16}, 64, "rank of a packed tensor is 1; accepted: 2"},
+      {"n16k8", {17, 9}, 128, "bytes is 128; accepted: 256,"},
+      {"n16k8", {17, 9}, 77, "bytes is 77; accepted: 256,"},
+      {"n16k8", {16, 8}, 128, "bytes is 128; accepted: 64,"},
+      {"n16k8", {1, kHuge}, 0, "a shape whose size fits 64 bits"},
+      {"n16k8", {kHuge, 1}, 0, "a shape whose size fits 64 bits"},
+      {"n16k8", {uint64_t{1} << 32, uint64_t{1} << 33}, 0, "a shape whose size fits 64 bits"},
+      {"n16k8", {16, 8}, 128, "dtype in n16k8 is \"i8\"; accepted: i4", "i8"},
+      {"n16k8", {16, 8}, 512, "dtype in n16k8 is \"f32\"; accepted: i4", "f32"},
+      {"n16k1", {17, 3}, 51, "bytes is 51; accepted: 96,", "i8"},
+      {"n16k1", {17, 3}, 384, "bytes is 384; accepted: 96,", "i8"},
   };
   for (const Row& row : rows) {
     TinyEngine tiny;
-    tiny.builder().AddTensor("w4", "i4", row.layout, row.shape, AlignedBytes(row.num_bytes));
+    tiny.builder().AddTensor("w4", row.dtype, row.layout, row.shape, AlignedBytes(row.num_bytes));
     const AlignedBytes file = tiny.Build();
     CheckRefused(row.message_part, file, ENGINERY_INVALID_TENSOR, row.message_part);
   }

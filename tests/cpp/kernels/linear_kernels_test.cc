@@ -151,7 +151,7 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
   return c;
 }
 
-constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 33};
+constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 50};
 constexpr int64_t kChannels[] = {1, 15, 16, 17, 64, 111};
 constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130};
 

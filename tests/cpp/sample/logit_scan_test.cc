@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "sample/exp_weights.h"
 
 namespace enginery::test {
 namespace {
@@ -83,6 +84,46 @@ TEST(weights_and_their_sums) {
   }
 }
 
+// Sequences may move between machines: a draw is the same on each.
+TEST(weights_are_the_same_bits_in_every_instruction_set) {
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal(-20.0f, 30.0f);
+  const std::vector<ExpWeights> variants = ExpWeightsVariants();
+  for (const size_t size : {1u, 7u, 8u, 15u, 16u, 17u, 31u, 111u, 256u}) {
+    for (const float temperature : {1.0f, 0.7f, 3.0f, 1e-42f}) {
+      std::vector<float> logits(size);
+      for (float& x : logits) x = std::min(normal(random), 0.0f);
+      logits[size / 2] = -kInfinity;
+      std::vector<float> expected(size);
+      const double total = variants.back()(logits.data(), size, 0.0f, temperature, expected.data());
+      for (const ExpWeights variant : variants) {
+        std::vector<float> weights(size + 1, -1.0f);
+        CHECK_EQ(variant(logits.data(), size, 0.0f, temperature, weights.data()), total);
+        CHECK_EQ(weights.back(), -1.0f);  // nothing is written past the end
+        weights.pop_back();
+        CHECK(weights == expected);
+      }
+    }
+  }
+}
+
+TEST(large_logits_are_found_in_order) {
+  std::mt19937 random(5);
+  for (const size_t size : {1u, 15u, 16u, 17u, 500u}) {
+    std::vector<float> logits(size);
+    for (float& x : logits) x = static_cast<float>(random() % 50);
+    for (const float bound : {-kInfinity, 20.0f, 48.0f, 99.0f}) {
+      std::vector<size_t> found;
+      ForEachAtLeast(logits, bound, [&](size_t i) { found.push_back(i); });
+      std::vector<size_t> expected;
+      for (size_t i = 0; i < size; ++i) {
+        if (logits[i] >= bound) expected.push_back(i);
+      }
+      CHECK(found == expected);
+    }
+  }
+}
+
 TEST(tiny_temperatures_leave_the_likeliest) {
   const std::vector<float> logits = {1.0f, 2.0f, -kInfinity};
   std::vector<float> weights(3);
@@ -94,7 +135,7 @@ TEST(tiny_temperatures_leave_the_likeliest) {
 TEST(top_k_agrees_with_a_sort) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal(0.0f, 3.0f);
-  for (const size_t size : {1u, 19u, 111u, 989u}) {
+  for (const size_t size : {1u, 19u, 111u, 989u, 5003u}) {
     for (const bool has_ties : {false, true}) {
       std::vector<float> logits(size);
       for (float& x : logits) {

@@ -71,7 +71,7 @@ inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 // The kernels that this machine can run: portable always.
 inline std::vector<const Kernels*> AvailableKernels() {
   std::vector<const Kernels*> available;
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
+  for (const char* isa : {"portable", "avx2", "avx512", "amx"}) {
     if (const Kernels* kernels = FindKernels(isa)) available.push_back(kernels);
   }
   return available;

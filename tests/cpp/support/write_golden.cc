@@ -57,6 +57,8 @@ AlignedBytes Records() {
   const auto y = builder.AddValue("logits", "f32", "logits", 5);
   const auto w = builder.AddTensor("w", "i8", "n16k4", {5, 3}, AlignedBytes(64));
   const auto c = builder.AddTensor("c", "f16", "rows", {1, 2, 1, 3}, AlignedBytes(12));
+  builder.AddTensor("q", "i4", "n16k8", {5, 9}, AlignedBytes(128));
+  builder.AddTensor("m", "i8", "n16k1", {5, 2}, AlignedBytes(32));
   builder.AddStep("linear", {x, w, c, EngineBuilder::kAbsent}, {y},
                   {{"f", 0.5},
                    {"floats", std::vector<double>{1, 2}},

@@ -60,7 +60,7 @@ def test_every_instruction_set(variant: str, tmp_path: Path) -> None:
     expected = ReferenceSequence(*ranks).append(tokens)
     limit = LIMITS[options["scheme"]]
     ran = []
-    for isa in ("portable", "avx2", "avx512"):
+    for isa in ("portable", "avx2", "avx512", "amx"):
         try:
             got = logits(engine, isa, tokens)
         except EngineryError as error:

@@ -17,6 +17,8 @@ class Add final : public Op {
     });
   }
 
+  OpWork Work(const StepContext&) const override { return {"add"}; }
+
  private:
   const ValueOperand x_, y_;
 };

@@ -46,6 +46,11 @@ class Embed final : public Op {
     });
   }
 
+  OpWork Work(const StepContext& context) const override {
+    const int64_t row_bytes = x_.columns * int64_t{sizeof(T)} + (scale_ == nullptr ? 0 : 4);
+    return {.op = "embed", .bytes = context.batch.num_tokens * row_bytes};
+  }
+
  private:
   const ValueOperand x_;
   const T* weight_;

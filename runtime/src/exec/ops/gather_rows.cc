@@ -20,6 +20,8 @@ class GatherRows final : public Op {
     });
   }
 
+  OpWork Work(const StepContext&) const override { return {"gather_rows"}; }
+
  private:
   const ValueOperand x_, y_;
 };

@@ -7,14 +7,18 @@
 namespace enginery {
 namespace {
 
-// Writes one head's key (transposed: one element per row of the tile) and value.
+// Writes one head's key and value; see kv_cache.h for the order of a block. head_dim is even.
 template <class T>
 void WriteSlot(std::byte* k_tile, int64_t v_offset, int64_t tokens_per_block, int64_t offset,
                int64_t head_dim, const T* key, const T* value) {
-  T* k = reinterpret_cast<T*>(k_tile) + offset;
-  for (int64_t d = 0; d < head_dim; ++d) k[d * tokens_per_block] = key[d];
-  T* v = reinterpret_cast<T*>(k_tile + v_offset) + offset * PaddedHeadDim(head_dim);
-  std::memcpy(v, value, static_cast<size_t>(head_dim) * sizeof(T));
+  constexpr int64_t kGroup = 4 / sizeof(T);
+  T* k = reinterpret_cast<T*>(k_tile) + offset * kGroup;
+  for (int64_t d = 0; d < head_dim; d += kGroup) {
+    std::memcpy(k + d * tokens_per_block, key + d, kGroup * sizeof(T));
+  }
+  T* v = reinterpret_cast<T*>(k_tile + v_offset) +
+         offset / kGroup * kGroup * PaddedHeadDim(head_dim) + offset % kGroup;
+  for (int64_t d = 0; d < head_dim; ++d) v[d * kGroup] = value[d];
 }
 
 class KvAppend final : public Op {
@@ -41,6 +45,10 @@ class KvAppend final : public Op {
                context.thread_scratch(thread));
       }
     });
+  }
+
+  OpWork Work(const StepContext& context) const override {
+    return {.op = "kv_append", .bytes = context.batch.num_tokens * context.kv.shape.token_bytes()};
   }
 
  private:

@@ -20,6 +20,12 @@ PreparedStep PrepareAllReduce(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareAllGather(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareAdd(const StepReader& step, PlanBuilder& plan);
 
+// Checks a `silu_mul` and returns its output.
+ValueOperand ReadSiluMul(const StepReader& step);
+// Both steps as one op; see PlanBuilder::FusesSiluMul for when.
+PreparedStep PrepareLinearSiluMul(const StepReader& linear, const StepReader& silu_mul,
+                                  PlanBuilder& plan);
+
 }  // namespace enginery
 
 #endif  // ENGINERY_SRC_EXEC_OPS_OPS_H_

@@ -35,6 +35,24 @@ class PagedAttention final : public Op {
     });
   }
 
+  OpWork Work(const StepContext& context) const override {
+    int64_t num_read = 0;    // tokens of KV
+    int64_t num_scores = 0;  // pairs of a query and a token that it sees
+    for (int64_t s = 0; s < context.batch.num_sequences; ++s) {
+      const int64_t begin = context.batch.positions[context.batch.cu_seqlens_q[s]];
+      const int64_t end = context.batch.context_lens[s];
+      const int64_t window = config_.sliding_window > 0 ? config_.sliding_window : end;
+      num_read += end - std::max<int64_t>(0, begin + 1 - window);
+      // Position p sees min(p + 1, window) tokens.
+      const int64_t full = std::clamp(window, begin, end);
+      num_scores += (full * (full + 1) - begin * (begin + 1)) / 2 + (end - full) * window;
+    }
+    return {.op = "paged_attention",
+            .bytes = num_read * context.kv.shape.token_bytes(),
+            .operations = 4 * num_scores * config_.num_heads * config_.head_dim,
+            .unit = "f32"};
+  }
+
  private:
   AttentionArgs TaskArgs(const StepContext& context, int64_t tile, int64_t kv_head,
                          float* scratch) const {

@@ -20,6 +20,11 @@ class RmsNorm final : public Op {
     });
   }
 
+  OpWork Work(const StepContext& context) const override {
+    const bool has_rows = context.num_rows(x_.rows) > 0;
+    return {.op = "rms_norm", .bytes = has_rows ? 4 * x_.columns : 0};
+  }
+
  private:
   const ValueOperand x_, y_;
   const float* weight_;

@@ -20,20 +20,27 @@ class SiluMul final : public Op {
     });
   }
 
+  OpWork Work(const StepContext&) const override { return {"silu_mul"}; }
+
  private:
   const ValueOperand x_, y_;
 };
 
 }  // namespace
 
-PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
+ValueOperand ReadSiluMul(const StepReader& step) {
   step.Expect(1, 1, {});
   const ValueOperand x = step.input(0, {DType::kF32});
   const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
   step.ExpectColumns("input 0", x.columns, 2 * y.columns);
   step.ExpectSameRows(x, y);
+  return y;
+}
+
+PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
+  const ValueOperand y = ReadSiluMul(step);
   plan.RequireThreadScratch(y.columns * 4);
-  return std::make_unique<SiluMul>(x, y);
+  return std::make_unique<SiluMul>(step.input(0, {DType::kF32}), y);
 }
 
 }  // namespace enginery

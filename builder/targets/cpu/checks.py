@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels of the `cpu` target cannot take, found before anything is packed."""
+
+from __future__ import annotations
+
+from enginery.builder.engine.program import INT4
+from enginery.builder.errors import OptionError, Problems
+from enginery.builder.network.network import Network
+from enginery.builder.options import BuildOptions
+from enginery.quantization import INT4_BLOCK
+
+
+def check_kernels_take(network: Network, options: BuildOptions) -> None:
+    """Checks a rank's network.
+
+    Raises:
+        OptionError: with every problem found.
+    """
+    problems = Problems(f"target cpu, {network.config.family.architecture}", OptionError)
+    weights = [node.weight(1) for node in network.nodes if node.op == "linear"]
+    # Layers are alike: one of each name says it all.
+    for name, weight in {weight.name.rsplit(".", 2)[-2]: weight for weight in weights}.items():
+        columns = weight.parts[0].columns
+        assert columns is not None
+        # A share of the inputs begins where a group of the whole does; rank 0's always does.
+        if weight.dtype == INT4 and columns[0] % INT4_BLOCK:
+            problems.add(
+                "qformat",
+                f"{options.qformat} scales groups of {INT4_BLOCK} inputs; {name} takes "
+                f"{weight.shape[1]} of a rank of {options.tp_size}",
+                "choose another --tp_size, or --qformat int8_dynamic",
+            )
+    problems.raise_if_any()

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A `linear` whose only reader is a `silu_mul`: the matrix of gates and ups, the widest of a model,
+// is never stored. A thread computes a piece of the gate and the piece of the up beside it into its
+// scratch, where both are still in the cache when they are multiplied. Results are those of the two
+// ops one after the other, bit for bit.
+#include <algorithm>
+
+#include "exec/ops/ops.h"
+#include "exec/ops/product.h"
+#include "exec/ops/rows.h"
+
+namespace enginery {
+namespace {
+
+// Floats of gate, and of up, that a thread holds at most: together a quarter of an L2 cache of
+// 2 MiB.
+constexpr int64_t kPieceFloats = 64 * 1024;
+constexpr int64_t kPiecePanels = 4;  // and whole register tiles of them at least
+static_assert(ProductTasks::kMaxRows * kPiecePanels * kPanelChannels <= kPieceFloats);
+
+class LinearSiluMul final : public Op {
+ public:
+  // `result` is where products of gate and up are kept in f32 until their row is whole; y itself
+  // when it takes them as they come.
+  LinearSiluMul(Product product, const ValueOperand& y, size_t result, int64_t scratch_offset)
+      : product_(std::move(product)), y_(y), result_(result), scratch_offset_(scratch_offset) {}
+
+  void Run(const StepContext& context) const override {
+    const int64_t num_rows = context.num_rows(y_.rows);
+    if (num_rows == 0) return;
+    const int64_t num_panels = y_.columns / kPanelChannels;
+    const ProductTasks tasks(context, context.value(product_.x.index), num_rows, num_panels);
+    context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
+      const ProductTask task = tasks[index];
+      const int64_t panels = kPieceFloats / task.num_rows / kPanelChannels / kPiecePanels * kPiecePanels;
+      for (int64_t p = task.panel_begin; p < task.panel_end; p += panels) {
+        RunPiece(context, task, p, std::min(p + panels, task.panel_end), thread);
+      }
+    });
+    if (y_.dtype != DType::kI8) return;
+    const Matrix& result = context.value(result_);
+    const Matrix& y = context.value(y_.index);
+    ForEachRow(context, num_rows, y_.columns, [&](int64_t row, int) {
+      StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns);
+    });
+  }
+
+  OpWork Work(const StepContext& context) const override {
+    return product_.work.ForRows("linear+silu_mul", context.num_rows(y_.rows));
+  }
+
+ private:
+  void RunPiece(const StepContext& context, const ProductTask& task, int64_t panel_begin,
+                int64_t panel_end, int thread) const {
+    const LinearKernel kernel = context.kernels.*product_.kernel;
+    const int64_t column = panel_begin * kPanelChannels;
+    const int64_t columns = (panel_end - panel_begin) * kPanelChannels;
+    float* gate = context.thread_scratch(thread) + scratch_offset_ / 4;
+    float* up = gate + task.num_rows * columns;
+
+    LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
+    args.y_pitch = columns;
+    const auto multiply = [&](float* to, int64_t first_panel) {
+      LinearArgs piece = OfPanels(args, first_panel, first_panel + panel_end - panel_begin,
+                                  product_.panel_bytes);
+      piece.y = to;
+      kernel(piece);
+    };
+    multiply(gate, panel_begin);
+    multiply(up, panel_begin + y_.columns / kPanelChannels);
+
+    const Matrix& to = context.value(result_);
+    for (int64_t r = 0; r < task.num_rows; ++r) {
+      const float* g = gate + r * columns;
+      const float* u = up + r * columns;
+      if (y_.dtype == DType::kBF16) {
+        context.kernels.silu_mul_row(g, u, columns, gate + r * columns);
+        context.kernels.bf16_row(g, columns, to.row<uint16_t>(task.row + r) + column);
+      } else {
+        context.kernels.silu_mul_row(g, u, columns, to.row<float>(task.row + r) + column);
+      }
+    }
+  }
+
+  const Product product_;
+  const ValueOperand y_;
+  const size_t result_;
+  const int64_t scratch_offset_;
+};
+
+}  // namespace
+
+PreparedStep PrepareLinearSiluMul(const StepReader& linear, const StepReader& silu_mul,
+                                  PlanBuilder& plan) {
+  Product product = PrepareProduct(linear, plan);
+  const ValueOperand y = ReadSiluMul(silu_mul);
+  const size_t result =
+      y.dtype == DType::kI8 ? plan.AddBuffer(y.rows, DType::kF32, y.columns) : y.index;
+  // Behind what the kernel itself takes of the scratch.
+  const int64_t offset = product.args.group_scales == nullptr
+                             ? 0
+                             : (UnpackScratchBytes(product.args.k) + 63) / 64 * 64;
+  plan.RequireThreadScratch(offset + 2 * kPieceFloats * 4);
+  return std::make_unique<LinearSiluMul>(std::move(product), y, result, offset);
+}
+
+}  // namespace enginery

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "exec/ops/product.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/str_cat.h"
+#include "engine/invalid.h"
+
+namespace enginery {
+namespace {
+
+// What a product of these dtypes runs.
+struct Scheme {
+  DType x, weight;
+  Layout layout;
+  int64_t group;  // of the layout
+  LinearKernel Kernels::* kernel;
+};
+
+constexpr std::array kSchemes = {
+    Scheme{DType::kF32, DType::kF32, Layout::kN16K1, 1, &Kernels::linear_f32_f32},
+    Scheme{DType::kBF16, DType::kBF16, Layout::kN16K2, 2, &Kernels::linear_bf16_bf16},
+    Scheme{DType::kI8, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_i8_i8},
+    Scheme{DType::kF32, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_f32_i8},
+    Scheme{DType::kBF16, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_bf16_i8},
+    Scheme{DType::kI8, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_i8_i4},
+};
+
+// Beyond this many columns the i32 sums of 127 * 127 could overflow.
+constexpr int64_t kMaxQuantizedColumns = 131072;
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Tensor& weight) {
+  for (const Scheme& scheme : kSchemes) {
+    if (scheme.x == x.dtype && scheme.weight == weight.dtype && scheme.layout == weight.layout) {
+      return scheme;
+    }
+  }
+  step.ThrowUnsupported(StrCat("x of ", Name(x.dtype), " with weight ", Quoted(weight.name), " of ",
+                               Name(weight.dtype), " in ", Name(weight.layout),
+                               "; accepted: f32 with f32 in n16k1, bf16 with bf16 in n16k2,"
+                               " i8, f32 or bf16 with i8 in n16k4, and i8 with i4 in n16k8"));
+}
+
+// The multipliers of an i4 weight's groups.
+const int8_t* GroupScales(const StepReader& step, size_t input, int64_t n, int64_t k) {
+  const Tensor& tensor = step.tensor(input);
+  const int64_t groups = CeilDiv(k, kWeightGroup);
+  if (tensor.dtype != DType::kI8 || tensor.layout != Layout::kN16K1 || tensor.shape.size() != 2 ||
+      tensor.shape[0] != static_cast<uint64_t>(n) ||
+      tensor.shape[1] != static_cast<uint64_t>(groups)) {
+    step.ThrowInvalid(StrCat("input ", input, ", tensor ", Quoted(tensor.name),
+                             ", must be group scales: i8 in n16k1 of [", n, ", ", groups, "]"));
+  }
+  return reinterpret_cast<const int8_t*>(tensor.data);
+}
+
+}  // namespace
+
+Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
+  const bool has_groups = step.step().version == 2;
+  step.Expect(has_groups ? 6 : 5, 1, {"accumulate"});
+  const ValueOperand x = step.input(0, {DType::kF32, DType::kBF16, DType::kI8});
+  const Tensor& weight = step.tensor(1);
+  const ValueOperand y = step.output(0, {DType::kF32});
+  const Scheme& scheme = FindScheme(step, x, weight);
+  if (weight.shape.size() != 2 || weight.shape[0] != static_cast<uint64_t>(y.columns) ||
+      weight.shape[1] != static_cast<uint64_t>(x.columns)) {
+    step.ThrowInvalid(
+        StrCat("weight ", Quoted(weight.name), " must be [", y.columns, ", ", x.columns, "]"));
+  }
+  step.ExpectSameRows(x, y);
+  step.ExpectDifferent(x, y);
+  LinearArgs args{};
+  args.weight = weight.data;
+  args.n = y.columns;
+  args.k = x.columns;
+  args.scale = step.optional_f32_vector(2, y.columns);
+  args.bias = step.optional_f32_vector(3, y.columns);
+  args.accumulate = step.int_attribute("accumulate", 0, 1) == 1;
+  if (args.accumulate) plan.ExpectWritten(step, y);
+  if (x.dtype == DType::kI8) {
+    if (!step.has_input(4)) step.ThrowInvalid("x of i8 needs column_sums (input 4)");
+    if (x.columns > kMaxQuantizedColumns) {
+      step.ThrowUnsupported(
+          StrCat("x of i8 has ", x.columns, " columns; accepted: 1..", kMaxQuantizedColumns));
+    }
+  }
+  if (step.has_input(4)) args.column_sums = step.i32_vector(4, y.columns);
+  if (has_groups != (weight.dtype == DType::kI4)) {
+    step.ThrowInvalid("version 2 is for weights of i4, version 1 for all others");
+  }
+  if (has_groups) {
+    args.group_scales = GroupScales(step, 5, y.columns, x.columns);
+    plan.RequireThreadScratch(UnpackScratchBytes(x.columns));
+  }
+  return {x, args, scheme.kernel, PanelBytes(x.columns, scheme.group), ProductWork(step, 1, x)};
+}
+
+LinearArgs Product::ForRows(const StepContext& context, int64_t row, int64_t num_rows,
+                            int thread) const {
+  const Matrix& matrix = context.value(x.index);
+  LinearArgs result = args;
+  result.x = matrix.row<std::byte>(row);
+  result.x_pitch = matrix.pitch;
+  result.x_scale = matrix.scales == nullptr ? nullptr : matrix.scales + row;
+  result.scratch = reinterpret_cast<std::byte*>(context.thread_scratch(thread));
+  result.num_rows = num_rows;
+  return result;
+}
+
+ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows,
+                           int64_t num_panels)
+    : num_rows_(num_rows), num_panels_(num_panels) {
+  // Half of an L2 cache of 2 MiB for x; rows in multiples of what kernels take at once (6, 32).
+  constexpr int64_t kBlockBytes = 1 << 20, kRowsMultiple = 96;
+  constexpr int64_t kTasksPerThread = 4, kPanelsPerGroup = 4, kGroupsPerTask = 4;
+  const int64_t max_rows =
+      std::clamp<int64_t>(kBlockBytes / x.pitch / kRowsMultiple, 1, kMaxRows / kRowsMultiple) *
+      kRowsMultiple;
+  num_row_blocks_ = CeilDiv(num_rows, max_rows);
+  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), 32) * 32;
+  num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
+  num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
+  const int64_t num_threads = context.pool.num_threads();
+  num_chunks_ = std::min({num_groups_, kTasksPerThread * num_threads,
+                          std::max(num_threads, num_groups_ / kGroupsPerTask)});
+}
+
+ProductTask ProductTasks::operator[](int64_t task) const {
+  constexpr int64_t kPanelsPerGroup = 4;
+  const int64_t row = task / num_chunks_ * rows_per_block_;
+  const int64_t chunk = task % num_chunks_;
+  return {row, std::min(rows_per_block_, num_rows_ - row),
+          num_groups_ * chunk / num_chunks_ * kPanelsPerGroup,
+          std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * kPanelsPerGroup)};
+}
+
+}  // namespace enginery

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A product with a packed weight, and how it is cut into tasks: what the ops `linear` and `linear`
+// with `silu_mul` share.
+#ifndef ENGINERY_SRC_EXEC_OPS_PRODUCT_H_
+#define ENGINERY_SRC_EXEC_OPS_PRODUCT_H_
+
+#include "exec/op_work.h"
+#include "exec/plan.h"
+
+namespace enginery {
+
+// Operands and kernel of a product whose checks have passed.
+struct Product {
+  ValueOperand x;
+  LinearArgs args;  // what does not change from step to step
+  LinearKernel Kernels::* kernel;
+  int64_t panel_bytes;
+  ProductWork work;
+
+  // The arguments for rows [row, row + num_rows) of x; y is left to the caller.
+  LinearArgs ForRows(const StepContext& context, int64_t row, int64_t num_rows,
+                     int thread) const;
+};
+
+// Checks the operands of a `linear` of version 1 or 2 and finds its kernel. Throws Error.
+Product PrepareProduct(const StepReader& step, PlanBuilder& plan);
+
+// One task of a product: a block of rows by panels that follow each other.
+struct ProductTask {
+  int64_t row, num_rows, panel_begin, panel_end;
+};
+
+// Cuts rows by panels into tasks: chunks of panels, so that a thread streams its own weights, a few
+// per thread, so that none waits long for a slow one, and long enough for the kernel to fetch
+// ahead; many rows are cut too, so that a block of x stays in the cache while the panels pass. None
+// of this changes a result.
+class ProductTasks {
+ public:
+  static constexpr int64_t kMaxRows = 576;  // of a task
+
+  ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows, int64_t num_panels);
+  int64_t count() const { return num_row_blocks_ * num_chunks_; }
+  ProductTask operator[](int64_t task) const;
+
+ private:
+  int64_t num_rows_, num_panels_;
+  int64_t rows_per_block_, num_row_blocks_, num_groups_, num_chunks_;
+};
+
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_EXEC_OPS_PRODUCT_H_

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/dots_avx512.h"
+#include "kernels/lanes_avx512.h"
+
+namespace enginery {
+namespace {
+
+// Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
+constexpr int kScoreRows = 8, kScoreVectors = 2;
+constexpr int kValueRows = 6, kValueVectors = 4;
+
+}  // namespace
+}  // namespace enginery
+
+#include "kernels/attention_amx.h"
+#include "kernels/linear_amx.h"
+#include "kernels/table.h"
+
+namespace enginery {
+
+const Kernels& AmxKernels() {
+  static constexpr Kernels kKernels = [] {
+    Kernels kernels = MakeKernels("amx");
+    kernels.linear_bf16_bf16 = LinearTiles<TileBf16Bf16>;
+    kernels.linear_i8_i8 = LinearI8I8;
+    kernels.linear_i8_i4 = LinearI8I4<LinearI8I8>;
+    kernels.attention_bf16 = AttentionAmx;
+    return kernels;
+  }();
+  return kKernels;
+}
+
+}  // namespace enginery
