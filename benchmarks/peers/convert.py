@@ -46,6 +46,8 @@ def convert(args: argparse.Namespace) -> int:
                 path_of, write = CONVERTERS[name]
                 output = path_of(shape, precision, work_dir)
                 try:
+                    if args.overwrite and output != checkpoint:
+                        remove(output)
                     if not output.exists():
                         write(shape, precision, work_dir)
                     print(f"{output.name}: ready", flush=True)
@@ -53,6 +55,14 @@ def convert(args: argparse.Namespace) -> int:
                     num_failed += 1
                     print(f"{output.name}: failed: {error}", file=sys.stderr, flush=True)
     return 1 if num_failed else 0
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _enginery(shape: str, precision: str, work_dir: Path) -> None:
@@ -125,3 +135,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sides", nargs="+", choices=[*CONVERTERS], default=[*CONVERTERS], metavar="NAME"
     )
+    parser.add_argument("--overwrite", action="store_true", help="write again what is there")

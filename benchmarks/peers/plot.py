@@ -44,12 +44,12 @@ def _chart(title: str, bars: Sequence[Bar], left: int, top: int) -> str:
     x = left + LABEL_WIDTH
     for index, bar in enumerate(bars):
         y = top + TITLE_HEIGHT + index * BAR_HEIGHT
+        low, high = x + bar.low * scale, x + bar.high * scale
         colour = COLOURS.get(bar.label, OTHER_COLOUR)
         parts += [
             f'<text x="{left + 4}" y="{y + 10}">{escape(bar.label)}</text>',
             f'<rect x="{x}" y="{y}" width="{bar.value * scale:.1f}" height="12" fill="{colour}"/>',
-            f'<path d="M{x + bar.low * scale:.1f} {y + 6}h{(bar.high - bar.low) * scale:.1f}" '
-            'stroke="#000"/>',
-            f'<text x="{x + bar.high * scale + 4:.1f}" y="{y + 10}">{bar.value:.4g}</text>',
+            f'<path d="M{low:.1f} {y + 6}H{high:.1f}" stroke="#000"/>',
+            f'<text x="{high + 4:.1f}" y="{y + 10}">{bar.value:.4g}</text>',
         ]
     return "\n".join(parts)

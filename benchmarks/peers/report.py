@@ -28,7 +28,8 @@ MEMORY_ALLOWANCE_MB = 150.0
 CEILING_SHARE = 0.85
 """Where a goal asks for more than this share of the ceiling, this share is the goal."""
 
-Group = tuple[str, str, int, str]  # shape, precision, num_threads, isa
+Group = tuple[str, str, int, str]
+"""Shape, precision, num_threads, isa."""
 
 
 @dataclass(frozen=True)

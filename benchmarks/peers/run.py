@@ -18,7 +18,7 @@ from benchmarks.peers.drivers.measure import MEASUREMENTS
 from benchmarks.peers.sides import AVX2_SIDES, ROOT, SIDES, Case, Launch, checkpoint_path
 from benchmarks.peers.workload import make_workload
 
-KEY_FIELDS = ("round", "side", "shape", "precision", "num_threads", "isa")
+KEY_FIELDS = ("round", "side", "shape", "precision", "num_threads", "isa", "quick")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     work_dir = args.work_dir.resolve()
     measure = tuple(name for name in MEASUREMENTS if name not in args.skip)
     cases = [
-        Case(shape, precision, args.threads, args.isa)
+        Case(shape, precision, args.threads, args.isa, args.quick)
         for shape in args.shape
         for precision in args.precision
     ]
@@ -99,9 +99,10 @@ def keep(path: Path, samples: list[dict[str, Any]], sample: dict[str, Any]) -> N
     sample |= {"machine": machine_name(), "commit": commit()}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text() if path.is_file() else ""
+    if not text.endswith("\n"):  # a run was killed in the middle of a line
+        path.write_text(text[: text.rfind("\n") + 1])
     with path.open("a") as file:
-        # After a run that was killed in the middle of a line.
-        file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(sample) + "\n")
+        file.write(json.dumps(sample) + "\n")
     samples.append(sample)
     shown = {name: value for name, value in sample.items() if not isinstance(value, list | dict)}
     print(json.dumps(shown), flush=True)
@@ -125,7 +126,7 @@ def measure_side(
         "num_threads": case.num_threads,
         "measure": measure,
         "extra": launch.extra,
-        **make_workload(config["vocab_size"], round_index),
+        **make_workload(config["vocab_size"], round_index, quick=case.quick),
     }
     try:
         warm_page_cache(launch.model)
@@ -214,6 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="+", choices=[*SIDES], default=[*SIDES], metavar="NAME")
     parser.add_argument("--isa", choices=("native", "avx2"), default="native")
     parser.add_argument("--skip", nargs="+", choices=MEASUREMENTS, default=[], metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="to see that all answer, no figures")
     parser.add_argument("--timeout", type=float, default=600, help="seconds per process")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines; is appended to")
 

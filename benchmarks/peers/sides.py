@@ -25,6 +25,8 @@ class Case:
     precision: str
     num_threads: int
     isa: str
+    quick: bool = False
+    """A fraction of the work: to see that everything answers."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ FIRST_TOKEN_ID = 256  # Bytes lie below, special tokens at the end of the vocabu
 NUM_SPECIAL_TOKENS = 16
 
 
-def make_workload(vocab_size: int, round_index: int) -> dict[str, Any]:
+def make_workload(vocab_size: int, round_index: int, *, quick: bool = False) -> dict[str, Any]:
     """The requests of one round, as a driver's task names them.
 
     Prefill and decode begin with one request more, which warms up. Rounds differ in their tokens
@@ -24,6 +24,7 @@ def make_workload(vocab_size: int, round_index: int) -> dict[str, Any]:
     Args:
         vocab_size: token ids are drawn below it.
         round_index: 0 or more.
+        quick: a fraction of the work, to see that everything answers.
     """
     tokens = np.random.default_rng([SEED, round_index])
     lengths = np.random.default_rng(SEED)
@@ -38,11 +39,15 @@ def make_workload(vocab_size: int, round_index: int) -> dict[str, Any]:
         ]
 
     outputs = lengths.integers(16, 128, NUM_LOAD_REQUESTS, endpoint=True).tolist()
+    num_prompts, num_decoded = 6, [128] * 4
+    if quick:
+        outputs = [num_tokens // 8 for num_tokens in outputs[:20]]
+        num_prompts, num_decoded = 2, [16] * 2
     return {
         "max_seq_len": MAX_SEQ_LEN,
         "max_in_flight": MAX_IN_FLIGHT,
         "first_token": requests(1, 16, [1])[0],
-        "prefill": requests(6, 512, [1] * 6),
-        "decode": requests(4, 16, [128] * 4),
-        "load": requests(NUM_LOAD_REQUESTS, 128, outputs),
+        "prefill": requests(num_prompts, 512, [1] * num_prompts),
+        "decode": requests(len(num_decoded), 16, num_decoded),
+        "load": requests(len(outputs), 128, outputs),
     }

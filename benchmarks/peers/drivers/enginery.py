@@ -94,7 +94,9 @@ def probe_first_token(task: Task) -> dict[str, Any]:
     """Runs benchmarks/first_token.c, twice: a process without Python, from open to first token."""
     command = [task.extra["probe"], task.model, "16", str(task.num_threads)]
     for _ in range(2):
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            raise RuntimeError(f"first_token: {done.stderr.strip()}")
     probe: dict[str, Any] = json.loads(done.stdout)
     return {"first_token_ms": probe["total_ms"], "c_interface": probe}
 

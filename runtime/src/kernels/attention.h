@@ -188,40 +188,39 @@ struct VectorProducts {
   }
 };
 
-// Turns a row's scores of the tile's first `columns` tokens into exp(scale * score - max), zero
-// outside [begin, end), and corrects what earlier tiles left.
+// Turns a row's scores of the tile's first `columns` tokens into 2^(factor * (score - max)), zero
+// outside [begin, end), and corrects what earlier tiles left. factor is the scale of the scores
+// times log2(e), at least 0.
 template <class Kv>
 void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns, int64_t begin,
-                int64_t end, float scale) {
+                int64_t end, float factor) {
   float* scores = rows.scores + row * rows.tile_tokens;
   for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
   for (int64_t t = end; t < columns; ++t) scores[t] = -__builtin_inff();
   // Whole vectors of unseen tokens at the end are zeros, which need no exp.
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
-  const F32 factor = Set1(scale);
-  F32 largest = Mul(Load(scores), factor);
-  for (int64_t t = kLanes; t < seen; t += kLanes) {
-    largest = Max(largest, Mul(Load(scores + t), factor));
-  }
+  F32 largest = Load(scores);
+  for (int64_t t = kLanes; t < seen; t += kLanes) largest = Max(largest, Load(scores + t));
   const float old_max = rows.max[row];
   const float tile_max = ReduceMax(largest);
   const float new_max = old_max > tile_max ? old_max : tile_max;
   typename Kv::Element* p = rows.p + row * rows.p_pitch;
+  const F32 shift = Set1(-new_max * factor);
   F32 sum = Set1(0.0f);
   for (int64_t t = 0; t < seen; t += kLanes) {
-    const F32 e = Exp(Sub(Mul(Load(scores + t), factor), Set1(new_max)));
+    const F32 e = Exp2(MulAdd(Load(scores + t), Set1(factor), shift));
     Kv::StoreOperand(p + t, kLanes, e);
     sum = Add(sum, e);
   }
   __builtin_memset(p + seen, 0,
                    static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
   rows.max[row] = new_max;
-  // e^0 is exactly 1 here and e^-inf exactly 0, so leaving them out changes nothing; most tiles
+  // 2^0 is exactly 1 here and 2^-inf exactly 0, so leaving them out changes nothing; most tiles
   // raise no maximum.
   float correction = 1.0f;
   if (old_max != new_max && old_max > -__builtin_inff()) {
     float lanes[kLanes];
-    Store(lanes, Exp(Set1(old_max - new_max)));
+    Store(lanes, Exp2(Set1((old_max - new_max) * factor)));
     correction = lanes[0];
     float* sums = rows.sums + row * rows.padded_dim;
     for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
@@ -258,6 +257,7 @@ const std::byte* CopyValues(const AttentionArgs& args, const AttentionRows<Kv>& 
 template <class Products>
 void Attention(const AttentionArgs& args) {
   using Kv = typename Products::Kv;
+  constexpr float kLog2e = 1.44269504f;
   const int64_t window = args.sliding_window > 0 ? args.sliding_window : INT64_MAX / 2;
   const int64_t last_position = args.first_position + args.num_queries - 1;
   const int64_t num_rows = args.num_queries * args.group_size;
@@ -291,7 +291,7 @@ void Attention(const AttentionArgs& args) {
     for (int64_t r = row_begin; r < row_end; ++r) {
       const int64_t position = args.first_position + r / args.group_size;
       SoftmaxRow(rows, r, columns, Larger(0, position - window + 1 - tile_begin),
-                 Smaller(columns, position + 1 - tile_begin), args.scale);
+                 Smaller(columns, position + 1 - tile_begin), args.scale * kLog2e);
     }
     for (int64_t b = first_block; b <= last_block; ++b) {
       KvBlock block = block_at(b);

@@ -81,13 +81,18 @@ ENGINERY_INLINE F32 ZeroBelow(F32 x, float bound, F32 value) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.low, b, _CMP_GE_OQ), value.low),
           _mm256_and_ps(_mm256_cmp_ps(x.high, b, _CMP_GE_OQ), value.high)};
 }
-ENGINERY_INLINE __m256 ScaleByPowerOf2(__m256 a, __m256 biased) {
-  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(biased), 23);
+ENGINERY_INLINE F32 RoundToInteger(F32 a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.low, kMode), _mm256_round_ps(a.high, kMode)};
+}
+ENGINERY_INLINE __m256 ScaleByInteger(__m256 a, __m256 n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent));
 }
-ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, F32 biased) {
-  return {ScaleByPowerOf2(a.low, biased.low), ScaleByPowerOf2(a.high, biased.high)};
+ENGINERY_INLINE F32 ScaleByInteger(F32 a, F32 n, F32 x, float bound) {
+  return ZeroBelow(x, bound, {ScaleByInteger(a.low, n.low), ScaleByInteger(a.high, n.high)});
 }
+ENGINERY_INLINE F32 Reciprocal(F32 a) { return Div(Set1(1.0f), a); }
 
 ENGINERY_INLINE float ReduceAdd(F32 a) {
   const __m256 eight = _mm256_add_ps(a.low, a.high);

@@ -49,12 +49,17 @@ ENGINERY_INLINE F32 MulAdd(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c
 ENGINERY_INLINE F32 Max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 ENGINERY_INLINE F32 Min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
 ENGINERY_INLINE F32 Abs(F32 a) { return _mm512_abs_ps(a); }
-ENGINERY_INLINE F32 ZeroBelow(F32 x, float bound, F32 value) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GE_OQ), value);
+
+ENGINERY_INLINE F32 RoundToInteger(F32 a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, F32 biased) {
-  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(biased), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), exponent));
+ENGINERY_INLINE F32 ScaleByInteger(F32 a, F32 n, F32 x, float bound) {
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GE_OQ), a, n);
+}
+// Two units in the last place: the division would take sixteen cycles.
+ENGINERY_INLINE F32 Reciprocal(F32 a) {
+  const F32 r = _mm512_rcp14_ps(a);
+  return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
 }
 
 ENGINERY_INLINE float ReduceAdd(F32 a) {

@@ -102,11 +102,18 @@ ENGINERY_INLINE F32 ZeroBelow(const F32& x, float bound, F32 value) {
   ENGINERY_EACH_PART value.part[i] = (Float4)((Uint4)value.part[i] & (Uint4)(x.part[i] >= bound));
   return value;
 }
-// a * 2^n, where the low bits of `biased` hold n: the caller added 1.5 * 2^23 to round to it.
-ENGINERY_INLINE F32 ScaleByPowerOf2(F32 a, const F32& biased) {
-  ENGINERY_EACH_PART a.part[i] = (Float4)((Uint4)a.part[i] + ((Uint4)biased.part[i] << 23));
-  return a;
+constexpr float kRoundingBias = 12582912.0f;  // 1.5 * 2^23: its sum with a has no fraction
+// The nearest integer, for |a| < 2^22.
+ENGINERY_INLINE F32 RoundToInteger(const F32& a) {
+  return Sub(Add(a, Set1(kRoundingBias)), Set1(kRoundingBias));
 }
+// a * 2^n for an integer n, zero where x is below `bound`. a is in [1/2, 2].
+ENGINERY_INLINE F32 ScaleByInteger(F32 a, const F32& n, const F32& x, float bound) {
+  const F32 biased = Add(n, Set1(kRoundingBias));  // n is in its low bits
+  ENGINERY_EACH_PART a.part[i] = (Float4)((Uint4)a.part[i] + ((Uint4)biased.part[i] << 23));
+  return ZeroBelow(x, bound, a);
+}
+ENGINERY_INLINE F32 Reciprocal(const F32& a) { return Div(Set1(1.0f), a); }
 
 // Halves are added until one lane is left: the same tree in every instruction set.
 ENGINERY_INLINE float ReduceAdd(const F32& a) {
