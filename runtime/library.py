@@ -59,8 +59,6 @@ def load_library() -> ctypes.CDLL:
         try:
             function = getattr(library, name)
         except AttributeError:
-            if "profil" in name or name == "enginery_measure_limits":
-                continue  # until the installed library is built again
             raise LibraryNotFoundError(
                 f"{path} has no {name}: it is older than this Python package. Install again."
             ) from None

@@ -15,7 +15,7 @@ namespace enginery {
 namespace {
 
 uint64_t NextTask(uint64_t state) { return state & 0xFFFFFFFFu; }
-uint64_t NumTasks(uint64_t state) { return state >> 32; }
+uint64_t EndTask(uint64_t state) { return state >> 32; }
 
 void Pause() {
 #if defined(__x86_64__)
@@ -52,7 +52,8 @@ int ThreadPool::NumUsableCpus() {
   return std::max(num_cpus, 1);
 }
 
-ThreadPool::ThreadPool(int num_threads, bool pin_threads) {
+ThreadPool::ThreadPool(int num_threads, bool pin_threads)
+    : shares_(static_cast<size_t>(num_threads)) {
   if (pin_threads) {
     cpus_ = UsableCpus();
     if (cpus_.size() < static_cast<size_t>(num_threads)) {
@@ -106,7 +107,13 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
   function_ = function;
   body_ = body;
   num_done_.store(0, std::memory_order_relaxed);
-  state_.store(static_cast<uint64_t>(num_tasks) << 32);
+  const auto tasks = static_cast<uint64_t>(num_tasks);
+  const auto num_shares = static_cast<uint64_t>(shares_.size());
+  for (uint64_t s = 0; s < num_shares; ++s) {
+    const uint64_t begin = tasks * s / num_shares;
+    const uint64_t end = tasks * (s + 1) / num_shares;
+    shares_[s].state.store(end << 32 | begin);
+  }
   // A worker counts itself before it looks at wake_ for the last time, and both are sequentially
   // consistent: it is seen here, or it sees the new value there. Without parked workers, which is
   // within a step, no system call is made.
@@ -125,15 +132,18 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
 
 bool ThreadPool::RunTasks(int thread) {
   int64_t num_run = 0;
-  uint64_t state = state_.load(std::memory_order_acquire);
-  while (NextTask(state) < NumTasks(state)) {
-    if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
-                                      std::memory_order_acquire)) {
-      continue;
+  for (size_t i = 0; i < shares_.size(); ++i) {
+    std::atomic<uint64_t>& share = shares_[(static_cast<size_t>(thread) + i) % shares_.size()].state;
+    uint64_t state = share.load(std::memory_order_acquire);
+    while (NextTask(state) < EndTask(state)) {
+      if (!share.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+        continue;
+      }
+      function_(body_, static_cast<int64_t>(NextTask(state)), thread);
+      ++num_run;
+      state = share.load(std::memory_order_acquire);
     }
-    function_(body_, static_cast<int64_t>(NextTask(state)), thread);
-    ++num_run;
-    state = state_.load(std::memory_order_acquire);
   }
   // Told once per loop: until it is told, the loop cannot end and no other can begin.
   if (num_run > 0) num_done_.fetch_add(num_run, std::memory_order_release);

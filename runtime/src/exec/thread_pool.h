@@ -30,9 +30,11 @@ class ThreadPool {
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(task, thread) for every task in [0, num_tasks), each once, on threads in [0,
-  // num_threads()), and returns when all are done. Threads take tasks in order as they become free,
-  // so which thread runs a task is not fixed: results must not depend on it. body must not throw.
-  // Calls come from one thread at a time and do not nest.
+  // num_threads()), and returns when all are done. Each thread has an equal share of consecutive
+  // tasks and takes them in order, so that loops over the same rows find them in the cache of the
+  // thread that wrote them; who is done with its own takes over what others have left. So which
+  // thread runs a task is not fixed: results must not depend on it. body must not throw. Calls come
+  // from one thread at a time and do not nest.
   template <class Body>
   void ParallelFor(int64_t num_tasks, const Body& body) {
     if (num_tasks <= 1 || workers_.empty()) {
@@ -65,12 +67,15 @@ class ThreadPool {
   // Runs tasks of the current loop while there are any; false when there was none.
   bool RunTasks(int thread);
 
-  // Number of tasks (high half) and next task (low half) in one word, so that a thread takes a task
-  // of the loop that is current at that very moment: one that wakes late finds nothing to take, and
-  // nobody waits for it.
-  std::atomic<uint64_t> state_{0};
-  std::atomic<int64_t> num_done_{0};
-  TaskFunction function_ = nullptr;  // written before state_ is, read only after a task was taken
+  // A thread's share of the tasks: its end (high half) and the next task (low half) in one word, so
+  // that a thread takes a task of the loop that is current at that very moment: one that wakes late
+  // finds nothing to take, and nobody waits for it.
+  struct alignas(64) Share {
+    std::atomic<uint64_t> state{0};
+  };
+  std::vector<Share> shares_;  // [num_threads]
+  alignas(64) std::atomic<int64_t> num_done_{0};
+  TaskFunction function_ = nullptr;  // written before shares are, read only after a task was taken
   const void* body_ = nullptr;
   std::atomic<uint32_t> wake_{0};  // what parked workers wait on
   // Workers that parked since the last wake-up call: who wakes them takes the count away, so that

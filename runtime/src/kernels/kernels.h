@@ -125,6 +125,13 @@ struct Kernels {
   LinearKernel linear_bf16_i8;    // W n16k4
   LinearKernel linear_i8_i4;      // W n16k8
 
+  // Gated products, y[rows, n / 2] = silu(gate) * up in bf16 (y points to these, and y_pitch counts
+  // them), where the first n / 2 channels are gates and the rest their ups; panels are those of the
+  // gates, n is a multiple of 32. The bits are those of the linear, silu_mul_row and bf16_row after
+  // each other. Null where there is none.
+  LinearKernel gated_bf16_bf16;
+  LinearKernel gated_i8_i8;
+
   AttentionKernel attention_f32;   // KV in f32
   AttentionKernel attention_bf16;  // KV in bf16
 
@@ -141,6 +148,7 @@ struct Kernels {
   // scale = max|x| / 127 (1 for a row of zeros), y = clamp(rint(x * (127 / max|x|)), -127, 127) +
   // 128.
   void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);
+  void (*quantize_bf16_row)(const uint16_t* x, int64_t n, uint8_t* y, float* scale);
 };
 
 // The table for `isa`: auto (the best this machine has), amx, avx512, avx2, portable. Null when the name

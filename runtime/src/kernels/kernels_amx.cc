@@ -24,6 +24,8 @@ const Kernels& AmxKernels() {
     kernels.linear_bf16_bf16 = LinearTiles<TileBf16Bf16>;
     kernels.linear_i8_i8 = LinearI8I8;
     kernels.linear_i8_i4 = LinearI8I4<LinearI8I8>;
+    kernels.gated_bf16_bf16 = GatedTiles<TileBf16Bf16>;
+    kernels.gated_i8_i8 = GatedTiles<TileI8I8>;
     kernels.attention_bf16 = AttentionAmx;
     return kernels;
   }();

@@ -4,10 +4,9 @@
 // weights as they lie in memory, 64 bytes of 16 rows of x one tile of inputs, so both are loaded in
 // place.
 //
-// A block is kRowTiles row tiles by kPanels panels, four tiles of sums that walk the whole of K. Its
-// sums are finished (scales, bias) while the next block multiplies: a few rows after each step, so
-// that vector instructions fill the time in which the tile unit is busy. Finished after the block
-// they cost a fifth of a product with K = 896.
+// A block is kRowTiles row tiles by kPanels panels, up to four tiles of sums that walk the whole of
+// K. Its sums are finished (scales, bias, gate times up) while the next block multiplies: a few rows
+// after each step, so that vector instructions fill the time in which the tile unit is busy.
 //
 // With more than 16 rows the last row tile overlaps the one before instead of being shorter: the
 // shape of tiles is then one for the whole call. Rows computed twice are stored once.
@@ -16,6 +15,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/rows.h"
 #include "kernels/tiles_amx.h"
 
 namespace enginery {
@@ -39,26 +39,29 @@ struct TileBf16Bf16 : DotBf16Bf16 {
   }
 };
 
+// What a block multiplies: its panels (of a gated product gate and up in turn) and the first rows of
+// its row tiles, of which those from first_row + 16 t on are to be stored.
+struct TileWork {
+  int64_t panels[4];
+  int64_t tile_rows[2];
+  int64_t first_row;
+};
+
 // Sums of a block that are still to be finished.
-template <class Tile>
+template <class Tile, bool kGated>
 class Unfinished {
  public:
   explicit Unfinished(const LinearArgs& args) : args_(args) {}
 
-  // Where the next block's sums go: tiles of 16 rows by 16 channels.
+  // Where the next block's sums go: tiles of 16 rows by 16 channels, the row tiles of a panel after
+  // each other.
   std::byte* sums() { return sums_; }
-  // Sums of num_panels panels from `panel` on, for each of them num_row_tiles row tiles. Row tile t
-  // begins at row tile_row[t]; of its rows those from first_row + 16 t on are to be stored.
-  void Add(int64_t num_panels, int64_t num_row_tiles, int64_t num_rows, int64_t panel,
-           const int64_t* tile_row, int64_t first_row) {
-    for (int64_t t = 0; t < num_row_tiles; ++t) tile_row_[t] = tile_row[t];
-    first_row_ = first_row;
+  void Add(int64_t num_panels, int64_t num_row_tiles, int64_t num_rows, const TileWork& work) {
+    work_ = work;
     num_row_tiles_ = num_row_tiles;
     num_rows_ = num_rows;
-    panel_ = panel;
-    tile_ = 0;
-    row_ = 0;
-    num_left_ = num_panels * num_row_tiles * num_rows;
+    panel_ = row_tile_ = row_ = 0;
+    num_left_ = (kGated ? num_panels / 2 : num_panels) * num_row_tiles * num_rows;
   }
   int64_t num_left() const { return num_left_; }
   // Finishes `count` rows of tiles, or what is left.
@@ -72,28 +75,41 @@ class Unfinished {
       row_ += piece;
       if (row_ < num_rows_) return;
       row_ = 0;
-      ++tile_;
+      if (++row_tile_ < num_row_tiles_) continue;
+      row_tile_ = 0;
+      panel_ += kGated ? 2 : 1;
     }
   }
 
  private:
   // The next `count` rows of the current tile.
   ENGINERY_INLINE void FinishRows(int64_t count) {
-    const bool is_second = num_row_tiles_ == 2 && tile_ % 2 == 1;
-    const int64_t first = tile_row_[is_second];
-    const int64_t channel = (panel_ + (num_row_tiles_ == 2 ? tile_ / 2 : tile_)) * kPanelChannels;
-    const std::byte* sums = sums_ + tile_ * kTileBytes;
-    const int64_t first_stored = first_row_ + (is_second ? kTileRows : 0);
+    const int64_t first = work_.tile_rows[row_tile_];
+    const int64_t first_stored = work_.first_row + row_tile_ * kTileRows;
     const int64_t begin = first + row_ < first_stored ? first_stored - first : row_;
+    const std::byte* sums = sums_ + (panel_ * num_row_tiles_ + row_tile_) * kTileBytes;
+    const int64_t channel = work_.panels[panel_] * kPanelChannels;
     const PanelFinish<Tile> finish(args_, channel);
-    for (int64_t r = begin; r < row_ + count; ++r) {
-      finish.Row(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
+    if constexpr (kGated) {
+      const std::byte* up_sums = sums + num_row_tiles_ * kTileBytes;
+      const PanelFinish<Tile> up(args_, work_.panels[panel_ + 1] * kPanelChannels);
+      for (int64_t r = begin; r < row_ + count; ++r) {
+        const F32 gate = finish.Result(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
+        const F32 y = SiluMul(gate, up.Result(first + r, Tile::LoadSums(up_sums + r * kTileRowBytes)));
+        auto* to = reinterpret_cast<uint16_t*>(args_.y);
+        StoreBf16First(to + (first + r) * args_.y_pitch + channel, kLanes, y);
+      }
+    } else {
+      for (int64_t r = begin; r < row_ + count; ++r) {
+        finish.Row(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
+      }
     }
   }
 
   const LinearArgs args_;  // a copy: what is stored through y cannot change it
-  int64_t tile_row_[2] = {}, first_row_ = 0, num_row_tiles_ = 1, num_rows_ = 1, panel_ = 0;
-  int64_t tile_ = 0, row_ = 0, num_left_ = 0;  // the next row, of its tile
+  TileWork work_{};
+  int64_t num_row_tiles_ = 1, num_rows_ = 1;
+  int64_t panel_ = 0, row_tile_ = 0, row_ = 0, num_left_ = 0;  // the next row
   alignas(64) std::byte sums_[4 * kTileBytes];
 };
 
@@ -110,47 +126,49 @@ TileSteps StepsOf(const LinearArgs& args) {
           groups * kTileRowBytes};
 }
 
-template <class Tile, int kRowTiles, int kPanels>
-void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_rows, int64_t panel,
-               const int64_t* tile_row, int64_t first_row, const std::byte* next_weights,
-               Unfinished<Tile>& unfinished) {
+template <class Tile, bool kGated, int kRowTiles, int kPanels>
+void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_rows,
+               const TileWork& work, const std::byte* next_weights,
+               Unfinished<Tile, kGated>& unfinished) {
   static_assert(kRowTiles * kPanels <= kTileA);
   const std::byte* x[kRowTiles];
   for (int t = 0; t < kRowTiles; ++t) {
-    x[t] = static_cast<const std::byte*>(args.x) + tile_row[t] * args.x_pitch;
+    x[t] = static_cast<const std::byte*>(args.x) + work.tile_rows[t] * args.x_pitch;
   }
-  const int64_t panel_bytes = steps.panel_bytes;
-  const std::byte* weight = static_cast<const std::byte*>(args.weight) + panel * panel_bytes;
+  const std::byte* weight[kPanels];
+  for (int p = 0; p < kPanels; ++p) {
+    weight[p] = static_cast<const std::byte*>(args.weight) + work.panels[p] * steps.panel_bytes;
+  }
 
   TileZero<0>();
   if constexpr (kRowTiles * kPanels > 1) TileZero<1>();
   if constexpr (kRowTiles * kPanels > 2) TileZero<2>();
   if constexpr (kRowTiles * kPanels > 3) TileZero<3>();
   // The tile of sums of row tile t and panel p is p * kRowTiles + t.
-  const auto multiply = [&](const std::byte* x0, const std::byte* x1, int64_t x_pitch,
-                            const std::byte* w, int64_t w_pitch) ENGINERY_LAMBDA_INLINE {
+  const auto multiply = [](const std::byte* x0, const std::byte* x1, int64_t x_pitch,
+                           const std::byte* const (&w)[kPanels]) ENGINERY_LAMBDA_INLINE {
     TileLoad<kTileA>(x0, x_pitch);
     if constexpr (kRowTiles == 2) {
       TileLoad<kTileA + 1>(x1, x_pitch);
-      TileLoad<kTileB>(w, kTileRowBytes);
+      TileLoad<kTileB>(w[0], kTileRowBytes);
       Tile::template Multiply<0, kTileA, kTileB>();
       Tile::template Multiply<1, kTileA + 1, kTileB>();
       if constexpr (kPanels == 2) {
-        TileLoad<kTileB + 1>(w + w_pitch, kTileRowBytes);
+        TileLoad<kTileB + 1>(w[1], kTileRowBytes);
         Tile::template Multiply<2, kTileA, kTileB + 1>();
         Tile::template Multiply<3, kTileA + 1, kTileB + 1>();
       }
     } else {
-      TileLoad<kTileB>(w, kTileRowBytes);
+      TileLoad<kTileB>(w[0], kTileRowBytes);
       Tile::template Multiply<0, kTileA, kTileB>();
       if constexpr (kPanels > 1) {
-        TileLoad<kTileB + 1>(w + w_pitch, kTileRowBytes);
+        TileLoad<kTileB + 1>(w[1], kTileRowBytes);
         Tile::template Multiply<1, kTileA, kTileB + 1>();
       }
       if constexpr (kPanels > 2) {
-        TileLoad<kTileB>(w + 2 * w_pitch, kTileRowBytes);
+        TileLoad<kTileB>(w[2], kTileRowBytes);
         Tile::template Multiply<2, kTileA, kTileB>();
-        TileLoad<kTileB + 1>(w + 3 * w_pitch, kTileRowBytes);
+        TileLoad<kTileB + 1>(w[3], kTileRowBytes);
         Tile::template Multiply<3, kTileA, kTileB + 1>();
       }
     }
@@ -162,23 +180,37 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
   const int64_t rows_per_step =
       finishing_steps <= 0 ? 0 : (unfinished.num_left() + finishing_steps - 1) / finishing_steps;
   for (int64_t s = 0; s < steps.full; ++s) {
-    multiply(x[0], x[kRowTiles - 1], args.x_pitch, weight, panel_bytes);
-    if (next_weights != nullptr) {
+    multiply(x[0], x[kRowTiles - 1], args.x_pitch, weight);
+    if (kRowTiles == 1) {
+      // Memory is the limit: see Prefetch in linear.h.
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 16
-      for (int line = 0; line < kPanels * kTileRows; ++line) {
-        __builtin_prefetch(next_weights + line * kTileRowBytes, 0, 2);
+        for (int line = 0; line < kTileRows; ++line) {
+          __builtin_prefetch(weight[p] + Prefetch::kOwnBytes + line * kTileRowBytes);
+        }
       }
-      next_weights += kPanels * kTileBytes;
+    } else if (next_weights != nullptr) {
+      // The next panels come into L2 while the first rows are multiplied with these.
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const std::byte* next = next_weights + (weight[p] - weight[0]) + s * kTileBytes;
+#pragma GCC unroll 16
+        for (int line = 0; line < kTileRows; ++line) {
+          __builtin_prefetch(next + line * kTileRowBytes, 0, 2);
+        }
+      }
     }
     if (s >= kFirstStep) unfinished.Finish(rows_per_step);
     for (int t = 0; t < kRowTiles; ++t) x[t] += kTileRowBytes;
-    weight += kTileBytes;
+    for (int p = 0; p < kPanels; ++p) weight[p] += kTileBytes;
   }
   unfinished.Finish(unfinished.num_left());
   if (steps.tail_groups > 0) {
     // Inputs and weights past the end are replaced by zeros, for they may be anything.
     alignas(64) std::byte last_x[kRowTiles][kTileBytes] = {};
     alignas(64) std::byte last_weight[kPanels][kTileBytes] = {};
+    const std::byte* last[kPanels];
     for (int t = 0; t < kRowTiles; ++t) {
       for (int64_t r = 0; r < num_tile_rows; ++r) {
         __builtin_memcpy(last_x[t] + r * kTileRowBytes, x[t] + r * args.x_pitch,
@@ -186,65 +218,99 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
       }
     }
     for (int p = 0; p < kPanels; ++p) {
-      __builtin_memcpy(last_weight[p], weight + p * panel_bytes,
+      __builtin_memcpy(last_weight[p], weight[p],
                        static_cast<size_t>(steps.tail_groups * kTileRowBytes));
+      last[p] = last_weight[p];
     }
-    multiply(last_x[0], last_x[kRowTiles - 1], kTileRowBytes, last_weight[0], kTileBytes);
+    multiply(last_x[0], last_x[kRowTiles - 1], kTileRowBytes, last);
   }
-  TileStore<0>(unfinished.sums(), kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 1) TileStore<1>(unfinished.sums() + kTileBytes, kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 2)
-    TileStore<2>(unfinished.sums() + 2 * kTileBytes, kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 3)
-    TileStore<3>(unfinished.sums() + 3 * kTileBytes, kTileRowBytes);
-  unfinished.Add(kPanels, kRowTiles, num_tile_rows, panel, tile_row, first_row);
+  std::byte* sums = unfinished.sums();
+  TileStore<0>(sums, kTileRowBytes);
+  if constexpr (kRowTiles * kPanels > 1) TileStore<1>(sums + kTileBytes, kTileRowBytes);
+  if constexpr (kRowTiles * kPanels > 2) TileStore<2>(sums + 2 * kTileBytes, kTileRowBytes);
+  if constexpr (kRowTiles * kPanels > 3) TileStore<3>(sums + 3 * kTileBytes, kTileRowBytes);
+  unfinished.Add(kPanels, kRowTiles, num_tile_rows, work);
 }
 
-// All rows over kPanels panels, whose weights stay in the cache meanwhile.
-template <class Tile, int kPanels>
-void TilePanels(const LinearArgs& args, const TileSteps& steps, int64_t panel,
-                Unfinished<Tile>& unfinished) {
-  // The next panels come in while these are multiplied, each block its share.
+// Panels in the order in which blocks take them: of a gated product each gate's up follows it.
+template <bool kGated>
+ENGINERY_INLINE int64_t PanelAt(const LinearArgs& args, int64_t i) {
+  if constexpr (!kGated) return args.panel_begin + i;
+  return args.panel_begin + i / 2 + i % 2 * (args.n / 2 / kPanelChannels);
+}
+
+template <class Tile, bool kGated, int kRowTiles, int kPanels>
+ENGINERY_INLINE void TileBlockAt(const LinearArgs& args, const TileSteps& steps, int64_t row,
+                                 int64_t i, const std::byte* next_weights,
+                                 Unfinished<Tile, kGated>& unfinished) {
   const int64_t tile_rows = args.num_rows < kTileRows ? args.num_rows : kTileRows;
-  const std::byte* next = panel + 2 * kPanels > args.panel_end
-                              ? nullptr
-                              : static_cast<const std::byte*>(args.weight) +
-                                    (panel + kPanels) * steps.panel_bytes;
-  int64_t row = 0;
-  for (; args.num_rows - row > kTileRows; row += 2 * kTileRows) {
-    const int64_t second = row + 2 * kTileRows <= args.num_rows ? row + kTileRows
-                                                                : args.num_rows - kTileRows;
-    const int64_t begin[2] = {row, second};
-    if constexpr (kPanels == 2) {
-      TileBlock<Tile, 2, 2>(args, steps, tile_rows, panel, begin, row, row == 0 ? next : nullptr,
-                            unfinished);
-    } else {
-      TileBlock<Tile, 2, 1>(args, steps, tile_rows, panel, begin, row, nullptr, unfinished);
+  const int64_t last = args.num_rows - tile_rows;
+  TileWork work{{}, {row < last ? row : last, row + kTileRows < last ? row + kTileRows : last}, row};
+  for (int p = 0; p < kPanels; ++p) work.panels[p] = PanelAt<kGated>(args, i + p);
+  TileBlock<Tile, kGated, kRowTiles, kPanels>(args, steps, tile_rows, work, next_weights,
+                                              unfinished);
+}
+
+template <class Tile, bool kGated>
+void Tiles(const LinearArgs& args) {
+  const TileScope tiles(args.num_rows < kTileRows ? args.num_rows : kTileRows);
+  const TileSteps steps = StepsOf<Tile>(args);
+  Unfinished<Tile, kGated> unfinished(args);
+  const int64_t num_panels = (args.panel_end - args.panel_begin) * (kGated ? 2 : 1);
+  if (args.num_rows <= kTileRows) {
+    int64_t i = 0;
+    for (; i + 4 <= num_panels; i += 4) {
+      TileBlockAt<Tile, kGated, 1, 4>(args, steps, 0, i, nullptr, unfinished);
+    }
+    for (; i + 2 <= num_panels; i += 2) {
+      TileBlockAt<Tile, kGated, 1, 2>(args, steps, 0, i, nullptr, unfinished);
+    }
+    if constexpr (!kGated) {
+      if (i < num_panels) TileBlockAt<Tile, kGated, 1, 1>(args, steps, 0, i, nullptr, unfinished);
+    }
+  } else {
+    // A slab of panels stays in L2 while all rows pass, and two tiles of rows stay nearer while the
+    // slab's panels pass.
+    constexpr int64_t kSlabBytes = 128 * 1024;
+    const int64_t fit = kSlabBytes / steps.panel_bytes / 2 * 2;
+    const int64_t slab = fit < 2 ? 2 : fit;
+    for (int64_t begin = 0; begin < num_panels; begin += slab) {
+      const int64_t end = begin + slab < num_panels ? begin + slab : num_panels;
+      for (int64_t row = 0; row < args.num_rows; row += 2 * kTileRows) {
+        const bool is_single = args.num_rows - row <= kTileRows;
+        for (int64_t i = begin; i < end; i += 2) {
+          // The next slab's panels come in while the first rows are multiplied with these.
+          const int64_t next = i + slab;
+          const std::byte* next_weights =
+              row > 0 || next + 2 > num_panels
+                  ? nullptr
+                  : static_cast<const std::byte*>(args.weight) +
+                        PanelAt<kGated>(args, next) * steps.panel_bytes;
+          if (i + 2 > end) {
+            if (is_single) {
+              TileBlockAt<Tile, kGated, 1, 1>(args, steps, row, i, nullptr, unfinished);
+            } else {
+              TileBlockAt<Tile, kGated, 2, 1>(args, steps, row, i, nullptr, unfinished);
+            }
+          } else if (is_single) {
+            TileBlockAt<Tile, kGated, 1, 2>(args, steps, row, i, nullptr, unfinished);
+          } else {
+            TileBlockAt<Tile, kGated, 2, 2>(args, steps, row, i, next_weights, unfinished);
+          }
+        }
+      }
     }
   }
-  if (row < args.num_rows) {
-    const int64_t begin = args.num_rows - tile_rows;
-    TileBlock<Tile, 1, kPanels>(args, steps, tile_rows, panel, &begin, row,
-                                row == 0 ? next : nullptr, unfinished);
-  }
+  unfinished.Finish(unfinished.num_left());
 }
 
 template <class Tile>
 void LinearTiles(const LinearArgs& args) {
-  const TileScope tiles(args.num_rows < kTileRows ? args.num_rows : kTileRows);
-  const TileSteps steps = StepsOf<Tile>(args);
-  Unfinished<Tile> unfinished(args);
-  int64_t panel = args.panel_begin;
-  if (args.num_rows <= kTileRows) {
-    for (; panel + 4 <= args.panel_end; panel += 4) {
-      TilePanels<Tile, 4>(args, steps, panel, unfinished);
-    }
-  }
-  for (; panel + 2 <= args.panel_end; panel += 2) {
-    TilePanels<Tile, 2>(args, steps, panel, unfinished);
-  }
-  for (; panel < args.panel_end; ++panel) TilePanels<Tile, 1>(args, steps, panel, unfinished);
-  unfinished.Finish(unfinished.num_left());
+  Tiles<Tile, false>(args);
+}
+template <class Tile>
+void GatedTiles(const LinearArgs& args) {
+  Tiles<Tile, true>(args);
 }
 
 // Exact sums are the same whoever adds them: few rows are multiplied with vectors.

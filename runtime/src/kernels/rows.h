@@ -4,6 +4,8 @@
 #ifndef ENGINERY_SRC_KERNELS_ROWS_H_
 #define ENGINERY_SRC_KERNELS_ROWS_H_
 
+#include <cstdint>
+
 namespace enginery {
 namespace {
 
@@ -56,13 +58,17 @@ void RmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, f
   });
 }
 
+// gate / (1 + e^-gate) * up
+ENGINERY_INLINE F32 SiluMul(F32 gate, F32 up) {
+  constexpr float kLog2e = 1.44269504f;
+  const F32 e = Exp2(Min(Mul(gate, Set1(-kLog2e)), Set1(116.0f)));  // more is zero for every gate
+  return Mul(Mul(gate, Reciprocal(Add(Set1(1.0f), e))), up);
+}
+
 void SiluMulRow(const float* gate, const float* up, int64_t n, float* y) {
   ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-    constexpr float kLog2e = 1.44269504f;
-    const F32 g = LoadFirst(gate + first, count);
-    const F32 e = Exp2(Min(Mul(g, Set1(-kLog2e)), Set1(116.0f)));  // more is zero for every g
-    const F32 silu = Mul(g, Reciprocal(Add(Set1(1.0f), e)));
-    StoreFirst(y + first, count, Mul(silu, LoadFirst(up + first, count)));
+    const F32 product = SiluMul(LoadFirst(gate + first, count), LoadFirst(up + first, count));
+    StoreFirst(y + first, count, product);
   });
 }
 
@@ -89,18 +95,42 @@ void Bf16Row(const float* x, int64_t n, uint16_t* y) {
   });
 }
 
-void QuantizeRow(const float* x, int64_t n, uint8_t* y, float* scale) {
-  F32 largest = Set1(0.0f);
-  ForEachPiece(n, [&](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-    largest = Max(largest, Abs(LoadFirst(x + first, count)));
-  });
-  const float max_abs = ReduceMax(largest);
+// load(first, count) gives `count` columns of the row.
+template <class Load>
+ENGINERY_INLINE void Quantize(int64_t n, uint8_t* y, float* scale, const Load& load) {
+  // Four maxima hide the latency of each other's; their order does not matter.
+  F32 largest[4] = {Set1(0.0f), Set1(0.0f), Set1(0.0f), Set1(0.0f)};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      largest[j] = Max(largest[j], Abs(load(i + j * kLanes, int64_t{kLanes})));
+    }
+  }
+  for (; i < n; i += kLanes) {
+    largest[0] = Max(largest[0], Abs(load(i, n - i < kLanes ? n - i : kLanes)));
+  }
+  const float max_abs = ReduceMax(Max(Max(largest[0], largest[1]), Max(largest[2], largest[3])));
   // Below 127 / FLT_MAX the inverse overflows: such a row is zero for every purpose.
   const bool is_zero = max_abs < 1e-36f;
   *scale = is_zero ? 1.0f : max_abs / 127.0f;
   const F32 inverse = Set1(is_zero ? 0.0f : 127.0f / max_abs);
-  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-    StoreQuantizedFirst(y + first, count, Mul(LoadFirst(x + first, count), inverse));
+  ForEachPiece(n, [&](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreQuantizedFirst(y + first, count, Mul(load(first, count), inverse));
+  });
+}
+
+void QuantizeRow(const float* x, int64_t n, uint8_t* y, float* scale) {
+  Quantize(n, y, scale, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    return LoadFirst(x + first, count);
+  });
+}
+
+void QuantizeBf16Row(const uint16_t* x, int64_t n, uint8_t* y, float* scale) {
+  Quantize(n, y, scale, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    if (count == kLanes) return LoadBf16(x + first);
+    uint16_t rest[kLanes] = {};
+    __builtin_memcpy(rest, x + first, static_cast<size_t>(count) * sizeof(uint16_t));
+    return LoadBf16(rest);
   });
 }
 

@@ -23,6 +23,8 @@ constexpr Kernels MakeKernels(const char* name) {
       .linear_f32_i8 = Linear<DotF32I8>,
       .linear_bf16_i8 = Linear<DotBf16I8>,
       .linear_i8_i4 = LinearI8I4<Linear<DotI8I8>>,
+      .gated_bf16_bf16 = nullptr,
+      .gated_i8_i8 = nullptr,
       .attention_f32 = Attention<VectorProducts<KvF32>>,
       .attention_bf16 = Attention<VectorProducts<KvBf16>>,
       .rms_norm_row = RmsNormRow,
@@ -31,6 +33,7 @@ constexpr Kernels MakeKernels(const char* name) {
       .rope_row = RopeRow,
       .bf16_row = Bf16Row,
       .quantize_row = QuantizeRow,
+      .quantize_bf16_row = QuantizeBf16Row,
   };
 }
 

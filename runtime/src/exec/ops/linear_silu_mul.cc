@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A `linear` whose only reader is a `silu_mul`: the matrix of gates and ups, the widest of a model,
-// is never stored. A thread computes a piece of the gate and the piece of the up beside it into its
-// scratch, where both are still in the cache when they are multiplied. Results are those of the two
-// ops one after the other, bit for bit.
+// is never stored. Many rows go through a gated kernel where there is one. Else a thread computes a
+// piece of the gate and the piece of the up beside it into its scratch, where both are still in the
+// cache when they are multiplied. Results are those of the two ops one after the other, bit for bit.
 #include <algorithm>
 
 #include "exec/ops/ops.h"
@@ -21,28 +21,32 @@ static_assert(ProductTasks::kMaxRows * kPiecePanels * kPanelChannels <= kPieceFl
 
 class LinearSiluMul final : public Op {
  public:
-  // `result` is where products of gate and up are kept in f32 until their row is whole; y itself
-  // when it takes them as they come.
-  LinearSiluMul(Product product, const ValueOperand& y, size_t result, int64_t scratch_offset)
-      : product_(std::move(product)), y_(y), result_(result), scratch_offset_(scratch_offset) {}
+  // `rounded` is where products of gate and up are kept in bf16 until their row is whole; y itself
+  // when that takes them as they come.
+  LinearSiluMul(Product product, const ValueOperand& y, size_t rounded, int64_t scratch_offset)
+      : product_(std::move(product)), y_(y), rounded_(rounded), scratch_offset_(scratch_offset) {}
 
   void Run(const StepContext& context) const override {
     const int64_t num_rows = context.num_rows(y_.rows);
     if (num_rows == 0) return;
     const int64_t num_panels = y_.columns / kPanelChannels;
     const ProductTasks tasks(context, context.value(product_.x.index), num_rows, num_panels);
+    const LinearKernel gated = GatedKernel(context, num_rows);
     context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
       const ProductTask task = tasks[index];
-      const int64_t panels = kPieceFloats / task.num_rows / kPanelChannels / kPiecePanels * kPiecePanels;
+      if (gated != nullptr) return RunGated(context, task, gated, thread);
+      const int64_t panels =
+          kPieceFloats / task.num_rows / kPanelChannels / kPiecePanels * kPiecePanels;
       for (int64_t p = task.panel_begin; p < task.panel_end; p += panels) {
         RunPiece(context, task, p, std::min(p + panels, task.panel_end), thread);
       }
     });
     if (y_.dtype != DType::kI8) return;
-    const Matrix& result = context.value(result_);
+    const Matrix& rounded = context.value(rounded_);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, num_rows, y_.columns, [&](int64_t row, int) {
-      StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns);
+      context.kernels.quantize_bf16_row(rounded.row<uint16_t>(row), y_.columns,
+                                        y.row<uint8_t>(row), &y.scales[row]);
     });
   }
 
@@ -51,6 +55,27 @@ class LinearSiluMul final : public Op {
   }
 
  private:
+  // For few rows memory is the limit, and the piece that they take of the scratch is small.
+  static constexpr int64_t kMinGatedRows = 16;
+
+  LinearKernel GatedKernel(const StepContext& context, int64_t num_rows) const {
+    if (product_.gated_kernel == nullptr || y_.dtype == DType::kF32 || num_rows < kMinGatedRows) {
+      return nullptr;
+    }
+    return context.kernels.*product_.gated_kernel;
+  }
+
+  void RunGated(const StepContext& context, const ProductTask& task, LinearKernel gated,
+                int thread) const {
+    const Matrix& to = context.value(rounded_);
+    LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
+    args.y = reinterpret_cast<float*>(to.row<uint16_t>(task.row));
+    args.y_pitch = to.pitch / static_cast<int64_t>(sizeof(uint16_t));
+    args.panel_begin = task.panel_begin;
+    args.panel_end = task.panel_end;
+    gated(args);
+  }
+
   void RunPiece(const StepContext& context, const ProductTask& task, int64_t panel_begin,
                 int64_t panel_end, int thread) const {
     const LinearKernel kernel = context.kernels.*product_.kernel;
@@ -70,22 +95,22 @@ class LinearSiluMul final : public Op {
     multiply(gate, panel_begin);
     multiply(up, panel_begin + y_.columns / kPanelChannels);
 
-    const Matrix& to = context.value(result_);
+    const Matrix& to = context.value(rounded_);
     for (int64_t r = 0; r < task.num_rows; ++r) {
-      const float* g = gate + r * columns;
+      float* g = gate + r * columns;
       const float* u = up + r * columns;
-      if (y_.dtype == DType::kBF16) {
-        context.kernels.silu_mul_row(g, u, columns, gate + r * columns);
-        context.kernels.bf16_row(g, columns, to.row<uint16_t>(task.row + r) + column);
-      } else {
+      if (y_.dtype == DType::kF32) {
         context.kernels.silu_mul_row(g, u, columns, to.row<float>(task.row + r) + column);
+      } else {
+        context.kernels.silu_mul_row(g, u, columns, g);
+        context.kernels.bf16_row(g, columns, to.row<uint16_t>(task.row + r) + column);
       }
     }
   }
 
   const Product product_;
   const ValueOperand y_;
-  const size_t result_;
+  const size_t rounded_;
   const int64_t scratch_offset_;
 };
 
@@ -95,14 +120,14 @@ PreparedStep PrepareLinearSiluMul(const StepReader& linear, const StepReader& si
                                   PlanBuilder& plan) {
   Product product = PrepareProduct(linear, plan);
   const ValueOperand y = ReadSiluMul(silu_mul);
-  const size_t result =
-      y.dtype == DType::kI8 ? plan.AddBuffer(y.rows, DType::kF32, y.columns) : y.index;
+  const size_t rounded =
+      y.dtype == DType::kI8 ? plan.AddBuffer(y.rows, DType::kBF16, y.columns) : y.index;
   // Behind what the kernel itself takes of the scratch.
   const int64_t offset = product.args.group_scales == nullptr
                              ? 0
                              : (UnpackScratchBytes(product.args.k) + 63) / 64 * 64;
   plan.RequireThreadScratch(offset + 2 * kPieceFloats * 4);
-  return std::make_unique<LinearSiluMul>(std::move(product), y, result, offset);
+  return std::make_unique<LinearSiluMul>(std::move(product), y, rounded, offset);
 }
 
 }  // namespace enginery

@@ -50,7 +50,7 @@ class PagedAttention final : public Op {
     return {.op = "paged_attention",
             .bytes = num_read * context.kv.shape.token_bytes(),
             .operations = 4 * num_scores * config_.num_heads * config_.head_dim,
-            .unit = "f32"};
+            .unit = context.kv.shape.dtype == DType::kF32 ? "f32" : "bf16"};
   }
 
  private:

@@ -16,12 +16,15 @@ struct Scheme {
   Layout layout;
   int64_t group;  // of the layout
   LinearKernel Kernels::* kernel;
+  LinearKernel Kernels::* gated_kernel = nullptr;
 };
 
 constexpr std::array kSchemes = {
     Scheme{DType::kF32, DType::kF32, Layout::kN16K1, 1, &Kernels::linear_f32_f32},
-    Scheme{DType::kBF16, DType::kBF16, Layout::kN16K2, 2, &Kernels::linear_bf16_bf16},
-    Scheme{DType::kI8, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_i8_i8},
+    Scheme{DType::kBF16, DType::kBF16, Layout::kN16K2, 2, &Kernels::linear_bf16_bf16,
+           &Kernels::gated_bf16_bf16},
+    Scheme{DType::kI8, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_i8_i8,
+           &Kernels::gated_i8_i8},
     Scheme{DType::kF32, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_f32_i8},
     Scheme{DType::kBF16, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_bf16_i8},
     Scheme{DType::kI8, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_i8_i4},
@@ -29,6 +32,8 @@ constexpr std::array kSchemes = {
 
 // Beyond this many columns the i32 sums of 127 * 127 could overflow.
 constexpr int64_t kMaxQuantizedColumns = 131072;
+
+constexpr int64_t kPanelsPerGroup = 4;  // what kernels take at once
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -96,7 +101,12 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
     args.group_scales = GroupScales(step, 5, y.columns, x.columns);
     plan.RequireThreadScratch(UnpackScratchBytes(x.columns));
   }
-  return {x, args, scheme.kernel, PanelBytes(x.columns, scheme.group), ProductWork(step, 1, x)};
+  return {x,
+          args,
+          scheme.kernel,
+          scheme.gated_kernel,
+          PanelBytes(x.columns, scheme.group),
+          ProductWork(step, 1, x)};
 }
 
 LinearArgs Product::ForRows(const StepContext& context, int64_t row, int64_t num_rows,
@@ -114,23 +124,22 @@ LinearArgs Product::ForRows(const StepContext& context, int64_t row, int64_t num
 ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows,
                            int64_t num_panels)
     : num_rows_(num_rows), num_panels_(num_panels) {
-  // Half of an L2 cache of 2 MiB for x; rows in multiples of what kernels take at once (6, 32).
-  constexpr int64_t kBlockBytes = 1 << 20, kRowsMultiple = 96;
-  constexpr int64_t kTasksPerThread = 4, kPanelsPerGroup = 4, kGroupsPerTask = 4;
-  const int64_t max_rows =
-      std::clamp<int64_t>(kBlockBytes / x.pitch / kRowsMultiple, 1, kMaxRows / kRowsMultiple) *
-      kRowsMultiple;
+  constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
+  const int64_t num_threads = context.pool.num_threads();
+  // Rows that a thread owns, if these pay for reading all weights once more; not more than fit into
+  // half of an L2 cache of 2 MiB beside the weights. A multiple of what kernels take at once.
+  constexpr int64_t kBlockBytes = 5 << 18, kMinRows = 128, kMultiple = 32;
+  const int64_t owned_rows = std::max(kMinRows, CeilDiv(num_rows, num_threads));
+  const int64_t max_rows = std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
   num_row_blocks_ = CeilDiv(num_rows, max_rows);
-  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), 32) * 32;
+  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
   num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
-  const int64_t num_threads = context.pool.num_threads();
   num_chunks_ = std::min({num_groups_, kTasksPerThread * num_threads,
                           std::max(num_threads, num_groups_ / kGroupsPerTask)});
 }
 
 ProductTask ProductTasks::operator[](int64_t task) const {
-  constexpr int64_t kPanelsPerGroup = 4;
   const int64_t row = task / num_chunks_ * rows_per_block_;
   const int64_t chunk = task % num_chunks_;
   return {row, std::min(rows_per_block_, num_rows_ - row),

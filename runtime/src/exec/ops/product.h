@@ -15,6 +15,7 @@ struct Product {
   ValueOperand x;
   LinearArgs args;  // what does not change from step to step
   LinearKernel Kernels::* kernel;
+  LinearKernel Kernels::* gated_kernel;  // null: none in any table
   int64_t panel_bytes;
   ProductWork work;
 
@@ -31,13 +32,13 @@ struct ProductTask {
   int64_t row, num_rows, panel_begin, panel_end;
 };
 
-// Cuts rows by panels into tasks: chunks of panels, so that a thread streams its own weights, a few
-// per thread, so that none waits long for a slow one, and long enough for the kernel to fetch
-// ahead; many rows are cut too, so that a block of x stays in the cache while the panels pass. None
-// of this changes a result.
+// Cuts rows by panels into tasks. Few rows are not cut: each thread streams its own weights. Many
+// are: each thread has its own rows (ThreadPool gives it consecutive tasks), which stay in its cache
+// from op to op, and all threads read all weights. Panels are cut into chunks, so that none waits
+// long for a slow one, and long enough for the kernel to fetch ahead. None of this changes a result.
 class ProductTasks {
  public:
-  static constexpr int64_t kMaxRows = 576;  // of a task
+  static constexpr int64_t kMaxRows = 512;  // of a task
 
   ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows, int64_t num_panels);
   int64_t count() const { return num_row_blocks_ * num_chunks_; }

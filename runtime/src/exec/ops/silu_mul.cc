@@ -16,7 +16,14 @@ class SiluMul final : public Op {
       const float* gate = x.row<float>(row);
       float* product = RowInF32(context, y, y_.dtype, row, thread);
       context.kernels.silu_mul_row(gate, gate + y_.columns, y_.columns, product);
-      StoreRow(context, product, y, y_.dtype, row, y_.columns);
+      if (y_.dtype == DType::kI8) {
+        uint16_t* rounded = reinterpret_cast<uint16_t*>(product + y_.columns);
+        context.kernels.bf16_row(product, y_.columns, rounded);
+        context.kernels.quantize_bf16_row(rounded, y_.columns, y.row<uint8_t>(row),
+                                          &y.scales[row]);
+      } else {
+        StoreRow(context, product, y, y_.dtype, row, y_.columns);
+      }
     });
   }
 
@@ -39,7 +46,7 @@ ValueOperand ReadSiluMul(const StepReader& step) {
 
 PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
   const ValueOperand y = ReadSiluMul(step);
-  plan.RequireThreadScratch(y.columns * 4);
+  plan.RequireThreadScratch(y.columns * (4 + 2));
   return std::make_unique<SiluMul>(step.input(0, {DType::kF32}), y);
 }
 
