@@ -65,7 +65,7 @@ MAY_INCLUDE = {
     "text": {"base"},
     "engine": {"base"},
     "kernels": {"base"},
-    "exec": {"base", "engine", "kernels"},
+    "exec": {"base", "engine", "kernels", "sample"},
     "core": {"base", "cache", "engine", "exec", "sample", "schedule", "text"},
     "api": {"base", "cache", "core", "engine", "exec", "sample", "schedule", "text"},
 }

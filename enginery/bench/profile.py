@@ -17,6 +17,7 @@ from enginery.runtime.runtime import Iteration, Runtime, RuntimeOptions
 from enginery.runtime.sampling_params import SamplingParams
 
 DECODE_CONTEXT = 128
+DECODE_BATCH = 16
 """Prompt tokens of the sequences that decode."""
 ATTEMPTS = 5
 """How often a kind of step is run until enough of them were seen."""
@@ -105,8 +106,8 @@ def plan_profile(
 ) -> ProfilePlan:
     """The steps that say most about an engine, within its limits and those of `options`.
 
-    A prefill of `prefill_len` tokens, a decode of one sequence, and one of a sixteenth of
-    max_batch_size where that is more than one.
+    A prefill of `prefill_len` tokens, a decode of one sequence, and one of sixteen or as many as
+    max_batch_size allows.
     """
     info = engine.info
     max_batch_size = options.max_batch_size or info.max_batch_size
@@ -116,7 +117,7 @@ def plan_profile(
     plan = ProfilePlan(kinds=[], seed=seed)
     room = info.max_seq_len - plan.warmup - plan.repeats - 2
     context = min(DECODE_CONTEXT, info.max_input_len, max(1, room // 2))
-    batch = min(max_batch_size // 16, max_num_tokens)
+    batch = min(DECODE_BATCH, max_batch_size, max_num_tokens)
     kinds = [
         StepKind(f"prefill of {prefill_len} tokens", 1, prefill_len, True),
         StepKind("decode of 1 sequence", 1, context, False),

@@ -87,6 +87,8 @@ def test_constants(compiled: dict[str, int]) -> None:
         "ENGINERY_ABI_VERSION": abi.ABI_VERSION,
         "ENGINERY_BATCH_MAGIC": abi.BATCH_MAGIC,
         "ENGINERY_BATCH_VERSION": abi.BATCH_VERSION,
+        "ENGINERY_SAMPLE_GREEDY": batch.SAMPLE_GREEDY,
+        "ENGINERY_SAMPLE_HOST_ONLY": batch.SAMPLE_HOST_ONLY,
         **{f"ENGINERY_{name}": value for name, value in abi.STATUSES.items()},
         **{f"ENGINERY_POLICY_{name}": value for name, value in abi.POLICIES.items()},
         **{f"ENGINERY_FINISH_{name}": value for name, value in abi.FINISH_REASONS.items()},

@@ -92,7 +92,9 @@ class LlamaCpp:
         num_tokens = 0
         while waiting or running:
             while waiting and free:
-                running.append(Sequence(waiting.pop(), free.pop()))
+                running.append(Sequence(waiting.pop(), free.pop(free.index(min(free)))))
+            # llama.cpp joins neighbouring slots in one pass, and only in ascending order.
+            running.sort(key=lambda sequence: sequence.slot)
             self._step(running)
             for sequence in running:
                 if len(sequence.token_ids) == sequence.request.num_tokens:

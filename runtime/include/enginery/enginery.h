@@ -201,16 +201,24 @@ typedef struct enginery_executor_info {
   uint64_t workspace_bytes;
 } enginery_executor_info;
 
-/* Sampling of one logits row, for executors that sample themselves. */
+/* Bits of enginery_sample_record.flags. */
+enum {
+  ENGINERY_SAMPLE_GREEDY = 1, /* temperature 0: the largest logit, of equal ones the lowest id */
+  /* penalties, bias, bans, logprobs or logits are asked for: the C++ sampler does it, from the
+   * logits that the step gives back; a token id drawn for it is ignored */
+  ENGINERY_SAMPLE_HOST_ONLY = 2
+};
+
+/* Sampling of one logits row, for executors that sample themselves: all or, as the cpu executor
+ * does, the greedy ones. Rows with a NaN, +infinity or nothing but -infinity are to be left to the
+ * C++ sampler, which ends their requests with the reason. */
 typedef struct enginery_sample_record {
   int32_t logit_row; /* index into logit_rows */
-  /* bit 0: greedy; bit 1: host_only (penalties, bias, logprobs, logits asked for: the C++ sampler
-   * does it, from the logits that the step gives back; a token id drawn for it is ignored) */
-  uint32_t flags;
+  uint32_t flags;    /* ENGINERY_SAMPLE_* */
   float temperature;
   float top_p;
   float min_p;
-  int32_t top_k; /* 0: all */
+  int32_t top_k; /* 0: all; 1: as greedy, whatever the temperature */
   uint64_t seed;
   uint32_t sequence_index;
   /* absolute position of the token to be drawn: the counter of the random stream */
@@ -232,7 +240,7 @@ typedef struct enginery_batch {
   uint32_t num_logit_rows;    /* L */
   uint32_t block_table_width; /* W */
   uint32_t num_block_copies;
-  uint32_t num_samples;
+  uint32_t num_samples;  /* at most max_batch_size */
   uint64_t token_ids;    /* i32[T] */
   uint64_t positions;    /* i32[T], absolute, 0-based */
   uint64_t cu_seqlens_q; /* i32[S + 1]: tokens of sequence s are [cu[s], cu[s + 1]) */
@@ -253,7 +261,8 @@ typedef struct enginery_step_output {
    * is the row of some record (others are wanted for themselves, as return_context_logits does).
    * Requests of a step that breaks this end with EXECUTOR_FAILED. */
   const float* logits;
-  /* [num_samples], -1 where the executor did not sample; NULL: none sampled */
+  /* [num_samples], -1 where the executor did not sample and the C++ sampler is to, from the row's
+   * logits; NULL: none sampled. Valid until the next execute */
   const int32_t* token_ids;
 } enginery_step_output;
 
@@ -515,8 +524,8 @@ ENGINERY_API enginery_status enginery_runtime_set_profiling(enginery_runtime* ru
 typedef struct enginery_profile_record {
   uint64_t iteration; /* of the step, as in enginery_runtime_iterations_json */
   /* "embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "gather_rows",
-   * "add", "all_reduce", "all_gather"; of ops that run as one "linear+silu_mul"; and "rope": the
-   * step's cosines and sines */
+   * "add", "all_reduce", "all_gather"; of ops that run as one "linear+silu_mul"; "rope": the step's
+   * cosines and sines; and "sample": its greedy tokens */
   const char* op;
   const char* role; /* of a linear's weight: "qkv_proj", "lm_head", ...; "" for other ops */
   const char* unit; /* what its products multiply: "f32", "bf16", "i8"; "": it has none */

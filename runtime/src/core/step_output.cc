@@ -11,8 +11,6 @@
 namespace enginery {
 namespace {
 
-enum RecordFlags : uint32_t { kGreedy = 1, kHostOnly = 2 };
-
 bool Contains(const std::vector<int32_t>& ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -81,7 +79,7 @@ bool StepLoop::DrawToken(const OutputSequence& sequence, OutputSequence* target,
                          const float* logits, int32_t executor_token, int32_t* token_id) {
   Request* request = sequence.request;
   // The records of a sequence that is about to fork are copies of its own.
-  if (executor_token >= 0 && (sequence.sampling.flags & kHostOnly) == 0) {
+  if (executor_token >= 0 && (sequence.sampling.flags & ENGINERY_SAMPLE_HOST_ONLY) == 0) {
     *token_id = executor_token;
     if (executor_token < config_.model.vocab_size) return true;
     EndRequest(request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
@@ -169,8 +167,10 @@ void StepLoop::UpdateSampling(OutputSequence* sequence) const {
   const bool needs_logits =
       params.num_logprobs >= 0 || request.wants_generation_logits || is_prompt_row;
   const bool is_adjusted = NeedsAdjustment(params, sequence->num_output_tokens());
-  sequence->sampling.flags =
-      (params.temperature == 0.0f ? kGreedy : 0u) | (needs_logits || is_adjusted ? kHostOnly : 0u);
+  uint32_t& flags = sequence->sampling.flags;
+  flags = 0;
+  if (params.temperature == 0.0f) flags |= ENGINERY_SAMPLE_GREEDY;
+  if (needs_logits || is_adjusted) flags |= ENGINERY_SAMPLE_HOST_ONLY;
 }
 
 Event& StepLoop::EventOf(OutputSequence* sequence) {

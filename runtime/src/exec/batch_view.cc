@@ -57,6 +57,7 @@ void CheckHeader(const enginery_batch* batch, const BatchLimits& limits) {
   CheckRange("num_sequences", batch->num_sequences, 1, limits.max_batch_size);
   CheckRange("num_tokens", batch->num_tokens, 1, limits.max_num_tokens);
   CheckRange("num_logit_rows", batch->num_logit_rows, 0, limits.max_logit_rows);
+  CheckRange("num_samples", batch->num_samples, 0, limits.max_batch_size);
 }
 
 // Sequence s: its tokens, positions, blocks and slots agree with each other.
@@ -108,7 +109,8 @@ BatchView BatchView::Check(const enginery_batch* batch, const BatchLimits& limit
   view.block_copies = Array<int32_t>(batch, "block_copies", batch->block_copies,
                                      uint64_t{batch->num_block_copies} * 2);
   view.logit_rows = Array<int32_t>(batch, "logit_rows", batch->logit_rows, batch->num_logit_rows);
-  Array<enginery_sample_record>(batch, "samples", batch->samples, batch->num_samples);
+  view.samples =
+      Array<enginery_sample_record>(batch, "samples", batch->samples, batch->num_samples);
 
   for (int64_t t = 0; t < view.num_tokens; ++t) {
     CheckElement("token_ids", t, view.token_ids[t], 0, limits.vocab_size - 1);
@@ -124,6 +126,9 @@ BatchView BatchView::Check(const enginery_batch* batch, const BatchLimits& limit
   for (int64_t i = 0; i < view.num_logit_rows; ++i) {
     CheckElement("logit_rows", i, view.logit_rows[i], previous + 1, view.num_tokens - 1);
     previous = view.logit_rows[i];
+  }
+  for (int64_t i = 0; i < view.num_samples; ++i) {
+    CheckElement("samples.logit_row", i, view.samples[i].logit_row, 0, view.num_logit_rows - 1);
   }
   return view;
 }

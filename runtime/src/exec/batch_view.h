@@ -30,6 +30,7 @@ struct BatchView {
   const int64_t* slot_mapping;  // [num_tokens], where block_tables puts the position
   const int32_t* block_copies;  // [num_block_copies][2]
   const int32_t* logit_rows;    // [num_logit_rows], increasing
+  const enginery_sample_record* samples;  // [num_samples], of rows of logits that are there
 
   // Throws Error(ENGINERY_INVALID_ARGUMENT) naming the field. Points into *batch.
   static BatchView Check(const enginery_batch* batch, const BatchLimits& limits);

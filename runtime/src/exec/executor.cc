@@ -139,6 +139,7 @@ void Executor::Execute(const enginery_batch* batch) {
   }
   Profiler::Step* profile = profiler_->BeginStep(batch->step_id);
   RunRanks(view, profile);
+  Sample(view, profile);
   profiler_->EndStep(profile);
   has_result_ = true;
 }
@@ -182,13 +183,22 @@ void Executor::RunRanks(const BatchView& batch, Profiler::Step* profile) {
   }
 }
 
+void Executor::Sample(const BatchView& batch, Profiler::Step* profile) {
+  const Rank& rank = ranks_[0];
+  const std::span records(batch.samples, static_cast<size_t>(batch.num_samples));
+  const Matrix& logits = rank.workspace.values()[rank.plan.logits];
+  Run(
+      profile, [&] { sampler_.Run(records, logits, limits_.vocab_size, pool_); },
+      [] { return OpWork{"sample"}; });
+}
+
 void Executor::Collect(enginery_step_output* output) const {
   if (!has_result_) {
     throw Error(ENGINERY_INVALID_ARGUMENT, "collect was called without a step that succeeded");
   }
   const Rank& rank = ranks_[0];
   output->logits = rank.workspace.values()[rank.plan.logits].row<float>(0);
-  output->token_ids = nullptr;
+  output->token_ids = sampler_.token_ids().empty() ? nullptr : sampler_.token_ids().data();
 }
 
 }  // namespace enginery

@@ -10,6 +10,7 @@
 
 #include "engine/program.h"
 #include "enginery/enginery.h"
+#include "exec/greedy_sampler.h"
 #include "exec/kv_cache.h"
 #include "exec/plan.h"
 #include "exec/profiler.h"
@@ -44,6 +45,7 @@ class Executor {
   void CheckCollectives() const;
   void PlanQueries(const BatchView& batch, Rank& rank) const;
   void RunRanks(const BatchView& batch, Profiler::Step* profile);
+  void Sample(const BatchView& batch, Profiler::Step* profile);
 
   const std::shared_ptr<const void> owner_;
   const Kernels& kernels_;
@@ -56,6 +58,7 @@ class Executor {
   KvCache kv_cache_;
   Reservation scratch_;
   int64_t scratch_bytes_ = 0;  // per thread
+  GreedySampler sampler_;
   bool is_initialized_ = false;
   bool has_result_ = false;
 };

@@ -39,15 +39,22 @@ KvCache::KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes) {
   memory_ = Reservation(static_cast<uint64_t>(num_blocks_ * block_bytes_), "KV cache");
   std::byte* base = memory_.data();
   for (const KvShape& shape : ranks) {
-    views_.push_back({shape, base, block_bytes_});
-    base += shape.block_bytes();
+    views_.push_back({shape, base, num_blocks_});
+    base += num_blocks_ * shape.block_bytes();
   }
 }
 
 void KvCache::CopyBlock(int64_t from, int64_t to) const {
   if (from == to) return;
-  std::memcpy(memory_.data() + to * block_bytes_, memory_.data() + from * block_bytes_,
-              static_cast<size_t>(block_bytes_));
+  for (const KvView& view : views_) {
+    const int64_t bytes = view.shape.head_bytes();
+    for (int64_t layer = 0; layer < view.shape.num_layers; ++layer) {
+      for (int64_t head = 0; head < view.shape.num_kv_heads; ++head) {
+        std::byte* blocks = view.head(layer, head);
+        std::memcpy(blocks + to * bytes, blocks + from * bytes, static_cast<size_t>(bytes));
+      }
+    }
+  }
 }
 
 }  // namespace enginery

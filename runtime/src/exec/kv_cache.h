@@ -2,12 +2,14 @@
 //
 // The paged KV cache of all ranks, in one reservation that is paid for as blocks are used:
 //
-//   [block][rank][layer][kv head]{ K [key dim / g][tokens_per_block][g],
+//   [rank][layer][kv head][block]{ K [key dim / g][tokens_per_block][g],
 //                                  V [tokens_per_block / g][padded head_dim][g] }
 //
 // with g elements in 4 bytes (f32 1, bf16 2): the order of packed weights, so that dot products and
-// AMX tiles take K and V where they lie. A block is contiguous: copying one is one memcpy. Memory of
-// the cache that was never written is zero.
+// AMX tiles take K and V where they lie. The blocks of a head stand beside each other: attention
+// reads them as a stream, and they do not compete for the same sets of a cache, as they do when all
+// heads of a block stand together and their sizes are powers of two. Memory of the cache that was
+// never written is zero.
 #ifndef ENGINERY_SRC_EXEC_KV_CACHE_H_
 #define ENGINERY_SRC_EXEC_KV_CACHE_H_
 
@@ -34,12 +36,12 @@ struct KvShape {
 // Where a rank's heads lie.
 struct KvView {
   KvShape shape;
-  std::byte* base;      // of this rank in block 0
-  int64_t block_bytes;  // of all ranks: from block to block
+  std::byte* base;  // of this rank
+  int64_t num_blocks;
 
-  // K of a head in block 0; V is shape.k_bytes() further.
+  // K of a head in block 0; V is shape.k_bytes() further, the next block shape.head_bytes().
   std::byte* head(int64_t layer, int64_t head) const {
-    return base + (layer * shape.num_kv_heads + head) * shape.head_bytes();
+    return base + (layer * shape.num_kv_heads + head) * num_blocks * shape.head_bytes();
   }
 };
 

@@ -80,7 +80,7 @@ constexpr std::array kOps = {
 }  // namespace
 
 int64_t QueryTileTokens(const ModelConfig& config) {
-  constexpr int64_t kRows = 64;
+  constexpr int64_t kRows = 128;
   return std::max<int64_t>(1, kRows / (config.num_heads / config.num_kv_heads));
 }
 

@@ -141,10 +141,14 @@ struct Kernels {
   void (*silu_mul_row)(const float* gate, const float* up, int64_t n, float* y);
   // y += x
   void (*add_row)(const float* x, int64_t n, float* y);
-  // Rotates the pairs (x[i], x[i + half]) by the angles whose cosines and sines are given.
-  void (*rope_row)(float* x, const float* cos, const float* sin, int64_t half);
+  // Rotates the pairs (x[i], x[i + head_dim / 2]) of each head by the angles whose cosines and sines
+  // are given, head_dim / 2 of each.
+  void (*rope_heads)(float* x, int64_t num_heads, int64_t head_dim, const float* cos,
+                     const float* sin);
   // Rounds to nearest even.
   void (*bf16_row)(const float* x, int64_t n, uint16_t* y);
+  // Both rows rounded, in turn: y[2 i] = a[i], y[2 i + 1] = b[i].
+  void (*bf16_row_pair)(const float* a, const float* b, int64_t n, uint16_t* y);
   // scale = max|x| / 127 (1 for a row of zeros), y = clamp(rint(x * (127 / max|x|)), -127, 127) +
   // 128.
   void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);

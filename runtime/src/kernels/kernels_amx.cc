@@ -14,6 +14,8 @@ constexpr int kValueRows = 6, kValueVectors = 4;
 
 #include "kernels/attention_amx.h"
 #include "kernels/linear_amx.h"
+#include "kernels/linear_i4.h"
+#include "kernels/linear_i4_avx512.h"
 #include "kernels/table.h"
 
 namespace enginery {
@@ -23,7 +25,7 @@ const Kernels& AmxKernels() {
     Kernels kernels = MakeKernels("amx");
     kernels.linear_bf16_bf16 = LinearTiles<TileBf16Bf16>;
     kernels.linear_i8_i8 = LinearI8I8;
-    kernels.linear_i8_i4 = LinearI8I4<LinearI8I8>;
+    kernels.linear_i8_i4 = LinearI8I4Avx512<LinearI8I8>;
     kernels.gated_bf16_bf16 = GatedTiles<TileBf16Bf16>;
     kernels.gated_i8_i8 = GatedTiles<TileI8I8>;
     kernels.attention_bf16 = AttentionAmx;

@@ -47,6 +47,12 @@ struct TileWork {
   int64_t first_row;
 };
 
+// What a block fetches into L2 in each step: lines of the panels that come after its own.
+struct TilePrefetch {
+  const std::byte* panels[2];
+  int64_t lines_per_step;  // of each panel
+};
+
 // Sums of a block that are still to be finished.
 template <class Tile, bool kGated>
 class Unfinished {
@@ -128,7 +134,7 @@ TileSteps StepsOf(const LinearArgs& args) {
 
 template <class Tile, bool kGated, int kRowTiles, int kPanels>
 void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_rows,
-               const TileWork& work, const std::byte* next_weights,
+               const TileWork& work, TilePrefetch prefetch,
                Unfinished<Tile, kGated>& unfinished) {
   static_assert(kRowTiles * kPanels <= kTileA);
   const std::byte* x[kRowTiles];
@@ -190,15 +196,14 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
           __builtin_prefetch(weight[p] + Prefetch::kOwnBytes + line * kTileRowBytes);
         }
       }
-    } else if (next_weights != nullptr) {
-      // The next panels come into L2 while the first rows are multiplied with these.
+    } else {
+      // The next panels come into L2 meanwhile.
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        const std::byte* next = next_weights + (weight[p] - weight[0]) + s * kTileBytes;
-#pragma GCC unroll 16
-        for (int line = 0; line < kTileRows; ++line) {
-          __builtin_prefetch(next + line * kTileRowBytes, 0, 2);
+        for (int64_t line = 0; line < prefetch.lines_per_step; ++line) {
+          __builtin_prefetch(prefetch.panels[p] + line * kTileRowBytes, 0, 2);
         }
+        prefetch.panels[p] += prefetch.lines_per_step * kTileRowBytes;
       }
     }
     if (s >= kFirstStep) unfinished.Finish(rows_per_step);
@@ -241,14 +246,32 @@ ENGINERY_INLINE int64_t PanelAt(const LinearArgs& args, int64_t i) {
 
 template <class Tile, bool kGated, int kRowTiles, int kPanels>
 ENGINERY_INLINE void TileBlockAt(const LinearArgs& args, const TileSteps& steps, int64_t row,
-                                 int64_t i, const std::byte* next_weights,
+                                 int64_t i, const TilePrefetch& prefetch,
                                  Unfinished<Tile, kGated>& unfinished) {
   const int64_t tile_rows = args.num_rows < kTileRows ? args.num_rows : kTileRows;
   const int64_t last = args.num_rows - tile_rows;
   TileWork work{{}, {row < last ? row : last, row + kTileRows < last ? row + kTileRows : last}, row};
   for (int p = 0; p < kPanels; ++p) work.panels[p] = PanelAt<kGated>(args, i + p);
-  TileBlock<Tile, kGated, kRowTiles, kPanels>(args, steps, tile_rows, work, next_weights,
-                                              unfinished);
+  TileBlock<Tile, kGated, kRowTiles, kPanels>(args, steps, tile_rows, work, prefetch, unfinished);
+}
+
+// The share of panels i and i + 1 that the block of rows `row` fetches: all rows together fetch them
+// whole, evenly, so that memory is never waited for and never idle.
+template <bool kGated>
+ENGINERY_INLINE TilePrefetch NextSlab(const LinearArgs& args, const TileSteps& steps, int64_t row,
+                                      int64_t i, int64_t num_panels) {
+  if (i + 2 > num_panels) return {};
+  const int64_t blocks = (args.num_rows + 2 * kTileRows - 1) / (2 * kTileRows);
+  const int64_t lines = (kTileRows + blocks - 1) / blocks;
+  const int64_t first_line = row / (2 * kTileRows) * lines * steps.full;
+  if (first_line >= steps.full * kTileRows) return {};  // by the rows before
+  TilePrefetch prefetch{{}, lines};
+  for (int p = 0; p < 2; ++p) {
+    prefetch.panels[p] = static_cast<const std::byte*>(args.weight) +
+                         PanelAt<kGated>(args, i + p) * steps.panel_bytes +
+                         first_line * kTileRowBytes;
+  }
+  return prefetch;
 }
 
 template <class Tile, bool kGated>
@@ -260,13 +283,13 @@ void Tiles(const LinearArgs& args) {
   if (args.num_rows <= kTileRows) {
     int64_t i = 0;
     for (; i + 4 <= num_panels; i += 4) {
-      TileBlockAt<Tile, kGated, 1, 4>(args, steps, 0, i, nullptr, unfinished);
+      TileBlockAt<Tile, kGated, 1, 4>(args, steps, 0, i, {}, unfinished);
     }
     for (; i + 2 <= num_panels; i += 2) {
-      TileBlockAt<Tile, kGated, 1, 2>(args, steps, 0, i, nullptr, unfinished);
+      TileBlockAt<Tile, kGated, 1, 2>(args, steps, 0, i, {}, unfinished);
     }
     if constexpr (!kGated) {
-      if (i < num_panels) TileBlockAt<Tile, kGated, 1, 1>(args, steps, 0, i, nullptr, unfinished);
+      if (i < num_panels) TileBlockAt<Tile, kGated, 1, 1>(args, steps, 0, i, {}, unfinished);
     }
   } else {
     // A slab of panels stays in L2 while all rows pass, and two tiles of rows stay nearer while the
@@ -279,23 +302,17 @@ void Tiles(const LinearArgs& args) {
       for (int64_t row = 0; row < args.num_rows; row += 2 * kTileRows) {
         const bool is_single = args.num_rows - row <= kTileRows;
         for (int64_t i = begin; i < end; i += 2) {
-          // The next slab's panels come in while the first rows are multiplied with these.
-          const int64_t next = i + slab;
-          const std::byte* next_weights =
-              row > 0 || next + 2 > num_panels
-                  ? nullptr
-                  : static_cast<const std::byte*>(args.weight) +
-                        PanelAt<kGated>(args, next) * steps.panel_bytes;
+          const TilePrefetch prefetch = NextSlab<kGated>(args, steps, row, i + slab, num_panels);
           if (i + 2 > end) {
             if (is_single) {
-              TileBlockAt<Tile, kGated, 1, 1>(args, steps, row, i, nullptr, unfinished);
+              TileBlockAt<Tile, kGated, 1, 1>(args, steps, row, i, {}, unfinished);
             } else {
-              TileBlockAt<Tile, kGated, 2, 1>(args, steps, row, i, nullptr, unfinished);
+              TileBlockAt<Tile, kGated, 2, 1>(args, steps, row, i, {}, unfinished);
             }
           } else if (is_single) {
-            TileBlockAt<Tile, kGated, 1, 2>(args, steps, row, i, nullptr, unfinished);
+            TileBlockAt<Tile, kGated, 1, 2>(args, steps, row, i, {}, unfinished);
           } else {
-            TileBlockAt<Tile, kGated, 2, 2>(args, steps, row, i, next_weights, unfinished);
+            TileBlockAt<Tile, kGated, 2, 2>(args, steps, row, i, prefetch, unfinished);
           }
         }
       }

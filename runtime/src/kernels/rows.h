@@ -10,19 +10,17 @@ namespace enginery {
 namespace {
 
 // 2^x for x <= 127; zero below -126, where the result would be denormal. Relative error below 2e-7
-// with FMA. x = n + r with |r| <= 1/2; 2^r by the Taylor polynomial of e^(r
-// ln2) of degree 6 (remainder below 1.3e-7), which costs one step more than a minimax polynomial and
-// needs no table of coefficients to be trusted.
+// with FMA. x = n + r with |r| <= 1/2; 2^r by the polynomial of degree 5 with p(0) = 1 whose largest
+// relative error on [-1/2, 1/2] is least (9.2e-8; found by reweighted least squares on Chebyshev
+// nodes).
 ENGINERY_INLINE F32 Exp2(F32 x) {
-  constexpr float kLn2 = 0.693147181f;
   const F32 n = RoundToInteger(x);
-  const F32 r = Mul(Sub(x, n), Set1(kLn2));
-  F32 p = Set1(1.0f / 720);
-  p = MulAdd(p, r, Set1(1.0f / 120));
-  p = MulAdd(p, r, Set1(1.0f / 24));
-  p = MulAdd(p, r, Set1(1.0f / 6));
-  p = MulAdd(p, r, Set1(0.5f));
-  p = MulAdd(p, r, Set1(1.0f));
+  const F32 r = Sub(x, n);
+  F32 p = Set1(1.326472731e-3f);
+  p = MulAdd(p, r, Set1(9.671512991e-3f));
+  p = MulAdd(p, r, Set1(5.550733581e-2f));
+  p = MulAdd(p, r, Set1(2.402224243e-1f));
+  p = MulAdd(p, r, Set1(6.931470037e-1f));
   p = MulAdd(p, r, Set1(1.0f));
   return ScaleByInteger(p, n, x, -126.0f);
 }
@@ -78,20 +76,38 @@ void AddRow(const float* x, int64_t n, float* y) {
   });
 }
 
-void RopeRow(float* x, const float* cos, const float* sin, int64_t half) {
+void RopeHeads(float* x, int64_t num_heads, int64_t head_dim, const float* cos, const float* sin) {
+  const int64_t half = head_dim / 2;
+  // The angles of a piece serve all heads.
   ForEachPiece(half, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-    const F32 a = LoadFirst(x + first, count);
-    const F32 b = LoadFirst(x + half + first, count);
     const F32 c = LoadFirst(cos + first, count);
     const F32 s = LoadFirst(sin + first, count);
-    StoreFirst(x + first, count, Sub(Mul(a, c), Mul(b, s)));
-    StoreFirst(x + half + first, count, Add(Mul(b, c), Mul(a, s)));
+    for (int64_t h = 0; h < num_heads; ++h) {
+      float* low = x + h * head_dim + first;
+      const F32 a = LoadFirst(low, count);
+      const F32 b = LoadFirst(low + half, count);
+      StoreFirst(low, count, Sub(Mul(a, c), Mul(b, s)));
+      StoreFirst(low + half, count, Add(Mul(b, c), Mul(a, s)));
+    }
   });
 }
 
 void Bf16Row(const float* x, int64_t n, uint16_t* y) {
   ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
     StoreBf16First(y + first, count, LoadFirst(x + first, count));
+  });
+}
+
+void Bf16RowPair(const float* a, const float* b, int64_t n, uint16_t* y) {
+  uint16_t pairs[2][kLanes];
+  ForEachPiece(n, [&](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreBf16First(pairs[0], kLanes, LoadFirst(a + first, count));
+    StoreBf16First(pairs[1], kLanes, LoadFirst(b + first, count));
+    uint16_t* to = y + 2 * first;
+    for (int64_t i = 0; i < count; ++i) {
+      to[2 * i] = pairs[0][i];
+      to[2 * i + 1] = pairs[1][i];
+    }
   });
 }
 

@@ -30,8 +30,9 @@ constexpr Kernels MakeKernels(const char* name) {
       .rms_norm_row = RmsNormRow,
       .silu_mul_row = SiluMulRow,
       .add_row = AddRow,
-      .rope_row = RopeRow,
+      .rope_heads = RopeHeads,
       .bf16_row = Bf16Row,
+      .bf16_row_pair = Bf16RowPair,
       .quantize_row = QuantizeRow,
       .quantize_bf16_row = QuantizeBf16Row,
   };

@@ -35,20 +35,33 @@ uint32_t OrderedKey(float x) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// The first place of `value`, which must be there.
+size_t FindFirst(std::span<const float> logits, float value) {
+  size_t i = 0;
+  for (; i + 4 * kLanes <= logits.size(); i += 4 * kLanes) {
+    Ints found = {};
+    for (size_t j = 0; j < 4; ++j) found |= Load(&logits[i + j * kLanes]) == value;
+    if ((found[0] | found[1] | found[2] | found[3]) != 0) break;
+  }
+  while (logits[i] != value) ++i;
+  return i;
+}
+
 }  // namespace
 
 LogitMax FindMax(std::span<const float> logits) {
-  constexpr size_t kBlock = 1024;  // stays in the first-level cache for the second look
+  constexpr size_t kBlock = 1024;  // looked at once more, the one that has the maximum
   LogitMax max = {-kInfinity, 0, true};
+  size_t best = 0;
   for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
     const std::span<const float> block =
         logits.subspan(begin, std::min(kBlock, logits.size() - begin));
     std::array<Floats, 4> lanes;
     lanes.fill(Floats{} - kInfinity);
-    Ints is_bad = {};
+    Ints is_good = ~Ints{};
     const auto look = [&](const Floats& x, Floats* lane) {
       *lane = x > *lane ? x : *lane;
-      is_bad |= ~(x < kInfinity);
+      is_good &= x < kInfinity;
     };
     size_t i = 0;
     for (; i + 4 * kLanes <= block.size(); i += 4 * kLanes) {
@@ -59,12 +72,14 @@ LogitMax FindMax(std::span<const float> logits) {
     for (const Floats& lane : lanes) {
       for (size_t j = 0; j < kLanes; ++j) block_max = std::max(block_max, lane[j]);
     }
-    for (size_t j = 0; j < kLanes; ++j) max.is_valid = max.is_valid && is_bad[j] == 0;
+    for (size_t j = 0; j < kLanes; ++j) max.is_valid = max.is_valid && is_good[j] != 0;
     if (block_max > max.value) {
-      const auto place = std::find(block.begin(), block.end(), block_max);
       max.value = block_max;
-      max.token_id = static_cast<int32_t>(begin + static_cast<size_t>(place - block.begin()));
+      best = begin;
     }
+  }
+  if (max.value > -kInfinity) {
+    max.token_id = static_cast<int32_t>(best + FindFirst(logits.subspan(best), max.value));
   }
   return max;
 }

@@ -152,6 +152,28 @@ TEST(options_do_not_change_results) {
   }
 }
 
+// The cpu executor draws greedy tokens itself, the sampler those whose logprobs are asked for.
+TEST(greedy_tokens_are_the_same_whoever_draws_them) {
+  TinyRuntime tiny;
+  tiny.options.num_threads = 2;
+  enginery_runtime* runtime = tiny.Start();
+  const auto tokens_of = [&](const enginery_request& request) {
+    uint64_t id = 0;
+    REQUIRE_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_OK);
+    return Drain(runtime).token_ids;
+  };
+  enginery_request request = MakeRequest(12);
+  const std::vector<int32_t> expected = tokens_of(request);
+  CHECK_EQ(expected.size(), 12);
+  request.num_logprobs = 0;
+  CHECK(tokens_of(request) == expected);
+  request.temperature = 1.5f;
+  request.top_k = 1;
+  CHECK(tokens_of(request) == expected);
+  request.num_logprobs = -1;
+  CHECK(tokens_of(request) == expected);
+}
+
 TEST(events_outlive_the_runtime) {
   TinyRuntime tiny;
   enginery_runtime* runtime = tiny.Start();

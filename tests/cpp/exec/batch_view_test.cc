@@ -18,11 +18,13 @@ constexpr BatchLimits kLimits = {.max_batch_size = 3,
                                  .num_blocks = 10,
                                  .vocab_size = 50};
 
-// A decode at position 40 and a prefill of 20 tokens.
+// A decode at position 40 and a prefill of 20 tokens; a token is drawn for the decode.
 BatchBuilder Good() {
   const std::vector<int32_t> tokens(41, 7);
   BatchBuilder builder({Chunk{tokens, 40, 41, {3, 1, 9}}, Chunk{tokens, 0, 20, {4, 5}}}, 16);
   builder.block_copies = {2, 3};
+  builder.samples.resize(1);
+  builder.samples[0].position = 41;
   return builder;
 }
 
@@ -61,6 +63,8 @@ TEST(a_good_batch_is_seen_as_it_is) {
   CHECK_EQ(view.slot_mapping[0], 9 * 16 + 8);
   CHECK_EQ(view.context_lens[1], 20);
   CHECK_EQ(view.block_copies[1], 3);
+  CHECK_EQ(view.num_samples, 1);
+  CHECK_EQ(view.samples[0].position, 41u);
 }
 
 TEST(headers_that_lie_are_refused) {
@@ -73,6 +77,7 @@ TEST(headers_that_lie_are_refused) {
   RefusedHeader([](auto& h) { h.num_tokens = 0; }, "num_tokens is 0");
   RefusedHeader([](auto& h) { h.num_tokens = 33; }, "num_tokens is 33; accepted: 1..32");
   RefusedHeader([](auto& h) { h.num_logit_rows = 33; }, "num_logit_rows is 33");
+  RefusedHeader([](auto& h) { h.num_samples = 4; }, "num_samples is 4; accepted: 0..3");
 }
 
 TEST(arrays_outside_of_the_batch_are_refused) {
@@ -86,6 +91,7 @@ TEST(arrays_outside_of_the_batch_are_refused) {
       {&enginery_batch::slot_mapping, "slot_mapping"},
       {&enginery_batch::block_copies, "block_copies"},
       {&enginery_batch::logit_rows, "logit_rows"},
+      {&enginery_batch::samples, "samples"},
   };
   const uint64_t end = Good().Build().size();
   for (const auto& [field, name] : fields) {
@@ -96,7 +102,7 @@ TEST(arrays_outside_of_the_batch_are_refused) {
   }
   RefusedHeader([](auto& h) { h.block_table_width = 0xFFFFFFFFu; }, "block_tables at byte");
   RefusedHeader([](auto& h) { h.num_block_copies = 0xFFFFFFFFu; }, "block_copies at byte");
-  RefusedHeader([](auto& h) { h.num_samples = 0xFFFFFFFFu; }, "samples at byte");
+  RefusedHeader([](auto& h) { h.num_samples = 3; }, "samples at byte");
 }
 
 TEST(contents_out_of_range_are_refused) {
@@ -123,6 +129,9 @@ TEST(contents_out_of_range_are_refused) {
   RefusedWith([](auto& b) { b.logit_rows[20] = 21; }, "logit_rows[20] is 21");
   RefusedWith([](auto& b) { b.logit_rows[1] = 0; }, "logit_rows[1] is 0; accepted: 1..20");
   RefusedWith([](auto& b) { b.logit_rows[0] = -1; }, "logit_rows[0] is -1");
+  RefusedWith([](auto& b) { b.samples[0].logit_row = 21; },
+              "samples.logit_row[0] is 21; accepted: 0..20");
+  RefusedWith([](auto& b) { b.samples[0].logit_row = -1; }, "samples.logit_row[0] is -1");
 }
 
 }  // namespace

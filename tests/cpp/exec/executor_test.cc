@@ -48,9 +48,14 @@ class Harness {
     enginery_step_output output{};
     output.abi_size = sizeof output;
     executor_.Collect(&output);
-    CHECK(output.token_ids == nullptr);
+    token_ids_.clear();
+    if (output.token_ids != nullptr) {
+      token_ids_.assign(output.token_ids, output.token_ids + builder.samples.size());
+    }
     return {output.logits, output.logits + builder.logit_rows.size() * TestModel::kVocab};
   }
+  // Those that the last step drew; empty when it drew none.
+  const std::vector<int32_t>& token_ids() const { return token_ids_; }
   Executor& executor() { return executor_; }
   const enginery_executor_info& info() const { return info_; }
 
@@ -58,6 +63,7 @@ class Harness {
   Executor executor_;
   int64_t tokens_per_block_;
   enginery_executor_info info_{};
+  std::vector<int32_t> token_ids_;
 };
 
 std::vector<int32_t> RandomTokens(int64_t count, uint32_t seed) {
@@ -254,6 +260,39 @@ TEST(only_wanted_rows_get_logits) {
   }
   builder.logit_rows = {};
   CHECK(harness.Step(builder).empty());
+}
+
+TEST(greedy_records_get_their_tokens_and_the_others_none) {
+  for (const int64_t tp_size : {1, 2}) {
+    TestModel model({.tp_size = tp_size});
+    for (const int num_threads : {1, 3}) {
+      Harness harness(model, PortableKernels(), num_threads);
+      const auto tokens = RandomTokens(20, 11);
+      Alone(harness, tokens);
+      CHECK(harness.token_ids().empty());
+
+      BatchBuilder builder({Chunk{tokens, 0, 20, {0, 1}}}, 16);
+      builder.samples.resize(4);
+      for (int32_t i = 0; i < 4; ++i) builder.samples[static_cast<size_t>(i)].logit_row = 6 * i;
+      builder.samples[0].flags = ENGINERY_SAMPLE_GREEDY;
+      builder.samples[1].flags = ENGINERY_SAMPLE_GREEDY | ENGINERY_SAMPLE_HOST_ONLY;
+      builder.samples[2].temperature = 1.0f;
+      builder.samples[3].temperature = 1.0f;
+      builder.samples[3].top_k = 1;
+      const auto logits = harness.Step(builder);
+      const auto best = [&](int64_t row) {
+        const auto begin = logits.begin() + row * TestModel::kVocab;
+        return static_cast<int32_t>(std::max_element(begin, begin + TestModel::kVocab) - begin);
+      };
+      CHECK(harness.token_ids() == (std::vector<int32_t>{best(0), -1, -1, best(18)}));
+
+      builder.samples.resize(2);
+      builder.samples[0].flags = 0;
+      builder.samples[0].temperature = 1.0f;
+      harness.Step(builder);
+      CHECK(harness.token_ids().empty());
+    }
+  }
 }
 
 TEST(info_tells_what_the_budget_pays_for) {

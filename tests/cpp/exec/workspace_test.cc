@@ -86,7 +86,7 @@ TEST(heads_of_the_kv_cache_do_not_overlap) {
       for (int64_t layer = 0; layer < 2; ++layer) {
         for (int64_t head = 0; head < 3; ++head) {
           const KvView view = cache.rank(rank);
-          std::byte* at = view.head(layer, head) + b * view.block_bytes;
+          std::byte* at = view.head(layer, head) + b * shapes[rank].head_bytes();
           std::fill_n(at, shapes[rank].head_bytes(),
                       std::byte{1});  // inside, or ASan and the system object
           heads.emplace_back(at, shapes[rank].head_bytes());

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <numeric>
 #include <string>
+#include <utility>
 
 #include "check.h"
 #include "kernels/kernels.h"
@@ -15,6 +18,7 @@ struct Case {
   AlignedBytes weight;
   std::vector<float> x_scale, scale, bias, before;
   std::vector<int32_t> column_sums;
+  AlignedBytes group_scales, scratch;
   std::vector<double> expected,
       magnitude;  // magnitude: sum of absolute products, which bounds rounding
   LinearKernel Kernels::* kernel = nullptr;
@@ -29,6 +33,8 @@ struct Case {
     args.scale = scale.empty() ? nullptr : scale.data();
     args.bias = bias.empty() ? nullptr : bias.data();
     args.column_sums = column_sums.data();
+    args.group_scales = reinterpret_cast<const int8_t*>(group_scales.data());
+    args.scratch = const_cast<std::byte*>(scratch.data());
     args.y = y.data();
     args.y_pitch = n;
     args.num_rows = rows;
@@ -90,9 +96,9 @@ void Expect(Case& c, const std::vector<double>& x, const std::vector<double>& w)
   }
 }
 
-enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8 };
-constexpr Scheme kSchemes[] = {Scheme::kF32F32, Scheme::kBf16Bf16, Scheme::kI8I8, Scheme::kF32I8,
-                               Scheme::kBf16I8};
+enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8, kI8I4 };
+constexpr Scheme kSchemes[] = {Scheme::kF32F32, Scheme::kBf16Bf16, Scheme::kI8I8,
+                               Scheme::kF32I8,  Scheme::kBf16I8,   Scheme::kI8I4};
 
 Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue) {
   Case c;
@@ -121,6 +127,17 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.kernel = &Kernels::linear_bf16_bf16;
     c.weight = Pack(weight, n, k, 2);
     w = ToDouble(weight);
+  } else if (scheme == Scheme::kI8I4) {
+    const GroupedWeight weight = RandomGroupedWeight(n, k, seed + 5);
+    c.kernel = &Kernels::linear_i8_i4;
+    c.weight = PackI4(weight.codes, n, k);
+    c.group_scales = Pack(weight.group_scales, n, weight.num_groups, 1);
+    c.scratch.resize(static_cast<size_t>(UnpackScratchBytes(k)));
+    w = ToDouble(weight.products);
+    for (int64_t i = 0; i < n; ++i) {
+      c.column_sums.push_back(std::accumulate(weight.products.begin() + i * k,
+                                              weight.products.begin() + (i + 1) * k, 0));
+    }
   } else {
     const auto weight = RandomInt8(n * k, seed + 5);
     c.kernel = scheme == Scheme::kI8I8    ? &Kernels::linear_i8_i8
@@ -134,7 +151,7 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
       c.column_sums.push_back(sum);
     }
   }
-  if (scheme == Scheme::kI8I8) {
+  if (scheme == Scheme::kI8I8 || scheme == Scheme::kI8I4) {
     std::vector<uint8_t> shifted;
     for (const int8_t q : i8) shifted.push_back(static_cast<uint8_t>(q + kActivationZeroPoint));
     c.x = BytesOf(shifted);
@@ -153,7 +170,7 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
 
 constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 50};
 constexpr int64_t kChannels[] = {1, 15, 16, 17, 64, 111};
-constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130};
+constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130, 262};
 
 TEST(products_agree_with_double) {
   for (const Kernels* kernels : AvailableKernels()) {
@@ -205,12 +222,57 @@ TEST(a_row_alone_is_the_same_row) {
   }
 }
 
-TEST(int8_is_bit_equal_on_every_instruction_set) {
-  for (const int64_t rows : kRowCounts) {
-    for (const int64_t k : {1, 5, 63, 896}) {
-      const Case c = MakeCase(Scheme::kI8I8, rows, 111, k, k % 2 == 1);
-      const std::vector<float> expected = c.Run(PortableKernels());
-      for (const Kernels* kernels : AvailableKernels()) CHECK(SameBits(c.Run(*kernels), expected));
+TEST(integer_sums_are_bit_equal_on_every_instruction_set) {
+  for (const Scheme scheme : {Scheme::kI8I8, Scheme::kI8I4}) {
+    for (const int64_t rows : kRowCounts) {
+      for (const int64_t k : {1, 5, 63, 896}) {
+        const Case c = MakeCase(scheme, rows, 111, k, k % 2 == 1);
+        const std::vector<float> expected = c.Run(PortableKernels());
+        for (const Kernels* kernels : AvailableKernels()) {
+          CHECK(SameBits(c.Run(*kernels), expected));
+        }
+      }
+    }
+  }
+}
+
+// A gated product is the product, silu_mul_row and bf16_row, bit for bit.
+TEST(gated_products_are_the_three_kernels_after_each_other) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const auto& [scheme, gated] : {std::pair(Scheme::kI8I8, kernels->gated_i8_i8),
+                                        std::pair(Scheme::kBf16Bf16, kernels->gated_bf16_bf16)}) {
+      if (gated == nullptr) continue;
+      for (const int64_t rows : {1, 5, 16, 17, 33, 50, 64}) {
+        for (const int64_t n : {32, 64, 160}) {
+          for (const int64_t k : {63, 262, 896}) {
+            Case c = MakeCase(scheme, rows, n, k, true);
+            c.accumulate = false;
+            const std::vector<float> product = c.Run(*kernels);
+            std::vector<float> y = c.before;
+            std::vector<uint16_t> actual(static_cast<size_t>(rows * n / 2));
+            LinearArgs args = c.Args(y);
+            args.y = reinterpret_cast<float*>(actual.data());
+            args.y_pitch = n / 2;
+            for (const int64_t cut : {int64_t{0}, n / 64}) {  // of the panels into two calls
+              std::fill(actual.begin(), actual.end(), uint16_t{0});
+              args.panel_begin = 0;
+              args.panel_end = cut;
+              if (cut > 0) gated(args);
+              args.panel_begin = cut;
+              args.panel_end = n / 32;
+              gated(args);
+              for (int64_t r = 0; r < rows; ++r) {
+                const float* gate = product.data() + r * n;
+                std::vector<float> silu(static_cast<size_t>(n / 2));
+                std::vector<uint16_t> expected(silu.size());
+                kernels->silu_mul_row(gate, gate + n / 2, n / 2, silu.data());
+                kernels->bf16_row(silu.data(), n / 2, expected.data());
+                CHECK(std::equal(expected.begin(), expected.end(), actual.begin() + r * n / 2));
+              }
+            }
+          }
+        }
+      }
     }
   }
 }

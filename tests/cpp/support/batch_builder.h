@@ -24,6 +24,7 @@ struct BatchBuilder {
   std::vector<int32_t> token_ids, positions, cu_seqlens_q{0}, context_lens, block_tables;
   std::vector<int64_t> slot_mapping;
   std::vector<int32_t> block_copies, logit_rows;
+  std::vector<enginery_sample_record> samples;
   uint32_t block_table_width = 0;
 
   // Every token wants logits.
@@ -48,6 +49,7 @@ struct BatchBuilder {
     header.num_logit_rows = static_cast<uint32_t>(logit_rows.size());
     header.block_table_width = block_table_width;
     header.num_block_copies = static_cast<uint32_t>(block_copies.size() / 2);
+    header.num_samples = static_cast<uint32_t>(samples.size());
     header.token_ids = AddArray(bytes, token_ids);
     header.positions = AddArray(bytes, positions);
     header.cu_seqlens_q = AddArray(bytes, cu_seqlens_q);
@@ -56,6 +58,7 @@ struct BatchBuilder {
     header.slot_mapping = AddArray(bytes, slot_mapping);
     header.block_copies = AddArray(bytes, block_copies);
     header.logit_rows = AddArray(bytes, logit_rows);
+    header.samples = AddArray(bytes, samples);
     header.total_bytes = bytes.size();
     Put(bytes, 0, header);
     return bytes;

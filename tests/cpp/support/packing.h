@@ -63,6 +63,46 @@ inline std::vector<int8_t> RandomInt8(int64_t count, uint32_t seed) {
   return values;
 }
 
+// An i4 weight in groups of 128 along k: codes -8..7 and multipliers -15..15 without 0.
+struct GroupedWeight {
+  int64_t num_groups;
+  std::vector<int8_t> codes;         // [n][k]
+  std::vector<int8_t> group_scales;  // [n][num_groups]
+  std::vector<int8_t> products;      // [n][k]
+};
+inline GroupedWeight RandomGroupedWeight(int64_t n, int64_t k, uint32_t seed) {
+  std::mt19937 random(seed);
+  GroupedWeight weight{(k + kWeightGroup - 1) / kWeightGroup, {}, {}, {}};
+  for (int64_t i = 0; i < n * weight.num_groups; ++i) {
+    const int draw = static_cast<int>(random() % 30) - 15;
+    weight.group_scales.push_back(static_cast<int8_t>(draw >= 0 ? draw + 1 : draw));
+  }
+  for (int64_t i = 0; i < n * k; ++i) {
+    const int8_t scale = weight.group_scales[static_cast<size_t>(
+        i / k * weight.num_groups + i % k / kWeightGroup)];
+    weight.codes.push_back(static_cast<int8_t>(static_cast<int>(random() % 16) - 8));
+    weight.products.push_back(static_cast<int8_t>(weight.codes.back() * scale));
+  }
+  return weight;
+}
+
+// Layout n16k8; see docs/engine-format.md.
+inline AlignedBytes PackI4(const std::vector<int8_t>& codes, int64_t n, int64_t k) {
+  const int64_t groups = (k + 7) / 8;
+  AlignedBytes packed(static_cast<size_t>((n + 15) / 16 * groups * 64));
+  std::fill(packed.begin(), packed.end(), std::byte{0x88});
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      const int code = codes[static_cast<size_t>(i * k + j)] + 8;
+      std::byte& at =
+          packed[static_cast<size_t>(((i / 16 * groups + j / 8) * 16 + i % 16) * 4 + j % 4)];
+      at = j % 8 < 4 ? (at & std::byte{0xF0}) | static_cast<std::byte>(code)
+                     : (at & std::byte{0x0F}) | static_cast<std::byte>(code << 4);
+    }
+  }
+  return packed;
+}
+
 // Bitwise: tells -0 from 0 and one NaN from another.
 inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;

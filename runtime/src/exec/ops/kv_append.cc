@@ -7,18 +7,24 @@
 namespace enginery {
 namespace {
 
-// Writes one head's key and value; see kv_cache.h for the order of a block. head_dim is even.
+// Writes a token's key: one group of dimensions in each row of the panel (kv_cache.h). head_dim is
+// even.
 template <class T>
-void WriteSlot(std::byte* k_tile, int64_t v_offset, int64_t tokens_per_block, int64_t offset,
-               int64_t head_dim, const T* key, const T* value) {
+void WriteKey(std::byte* panel, int64_t tokens_per_block, int64_t offset, int64_t head_dim,
+              const T* key) {
   constexpr int64_t kGroup = 4 / sizeof(T);
-  T* k = reinterpret_cast<T*>(k_tile) + offset * kGroup;
+  T* k = reinterpret_cast<T*>(panel) + offset * kGroup;
   for (int64_t d = 0; d < head_dim; d += kGroup) {
     std::memcpy(k + d * tokens_per_block, key + d, kGroup * sizeof(T));
   }
-  T* v = reinterpret_cast<T*>(k_tile + v_offset) +
-         offset / kGroup * kGroup * PaddedHeadDim(head_dim) + offset % kGroup;
-  for (int64_t d = 0; d < head_dim; ++d) v[d * kGroup] = value[d];
+}
+
+// Where a token's value begins; its dimensions are 4 bytes apart.
+template <class T>
+T* ValueAt(std::byte* values, int64_t offset, int64_t head_dim) {
+  constexpr int64_t kGroup = 4 / sizeof(T);
+  return reinterpret_cast<T*>(values) + offset / kGroup * kGroup * PaddedHeadDim(head_dim) +
+         offset % kGroup;
 }
 
 class KvAppend final : public Op {
@@ -34,17 +40,21 @@ class KvAppend final : public Op {
 
   void Run(const StepContext& context) const override {
     const Matrix& qkv = context.value(qkv_.index);
-    ForEachRow(context, context.batch.num_tokens, qkv_.columns, [&](int64_t row, int thread) {
-      float* heads = qkv.row<float>(row);
-      Rotate(context, row, heads, config_.num_heads, config_.q_norm);
-      float* keys = heads + config_.num_heads * config_.head_dim;
-      Rotate(context, row, keys, config_.num_kv_heads, config_.k_norm);
-      const float* values = keys + config_.num_kv_heads * config_.head_dim;
-      for (int64_t h = 0; h < config_.num_kv_heads; ++h) {
-        Append(context, row, h, keys + h * config_.head_dim, values + h * config_.head_dim,
-               context.thread_scratch(thread));
+    const int64_t* slots = context.batch.slot_mapping;
+    const auto body = [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t row = begin; row < end; ++row) {
+        Rotate(context, row, qkv.row<float>(row));
+        WriteKeys(context, row, context.thread_scratch(thread));
       }
-    });
+      // Tokens of a pair stand together in V: two at once where both are here.
+      for (int64_t row = begin; row < end;) {
+        const bool is_pair =
+            row + 1 < end && slots[row] % 2 == 0 && slots[row + 1] == slots[row] + 1;
+        WriteValues(context, row, is_pair, context.thread_scratch(thread));
+        row += is_pair ? 2 : 1;
+      }
+    };
+    ForEachRows(context, context.batch.num_tokens, qkv_.columns, body);
   }
 
   OpWork Work(const StepContext& context) const override {
@@ -52,36 +62,78 @@ class KvAppend final : public Op {
   }
 
  private:
-  void Rotate(const StepContext& context, int64_t row, float* heads, int64_t num_heads,
-              const float* norm) const {
-    const float* cos = context.value(config_.rope).row<float>(row);
-    const float* sin = cos + config_.head_dim / 2;
-    for (int64_t h = 0; h < num_heads; ++h) {
-      float* head = heads + h * config_.head_dim;
-      if (norm != nullptr) {
-        context.kernels.rms_norm_row(head, norm, config_.head_dim, config_.epsilon, head);
+  // Norms (where there are any) and rotates a token's queries and keys.
+  void Rotate(const StepContext& context, int64_t row, float* heads) const {
+    const int64_t head_dim = config_.head_dim;
+    const auto norm = [&](float* first, int64_t num_heads, const float* weight) {
+      for (int64_t h = 0; weight != nullptr && h < num_heads; ++h) {
+        float* head = first + h * head_dim;
+        context.kernels.rms_norm_row(head, weight, head_dim, config_.epsilon, head);
       }
-      context.kernels.rope_row(head, cos, sin, config_.head_dim / 2);
-    }
+    };
+    norm(heads, config_.num_heads, config_.q_norm);
+    norm(heads + config_.num_heads * head_dim, config_.num_kv_heads, config_.k_norm);
+    const float* cos = context.value(config_.rope).row<float>(row);
+    context.kernels.rope_heads(heads, config_.num_heads + config_.num_kv_heads, head_dim, cos,
+                               cos + head_dim / 2);
   }
 
-  void Append(const StepContext& context, int64_t row, int64_t head, const float* key,
-              const float* value, float* scratch) const {
+  // K of a head in the block of a token; V is shape.k_bytes() further.
+  std::byte* Block(const StepContext& context, int64_t head, int64_t slot) const {
+    const KvShape& shape = context.kv.shape;
+    return context.kv.head(config_.layer, head) +
+           slot / shape.tokens_per_block * shape.head_bytes();
+  }
+  // A token's first key, of kv head 0; values follow the keys.
+  const float* Keys(const StepContext& context, int64_t row) const {
+    return context.value(qkv_.index).row<float>(row) + config_.num_heads * config_.head_dim;
+  }
+
+  void WriteKeys(const StepContext& context, int64_t row, float* scratch) const {
     const KvShape& shape = context.kv.shape;
     const int64_t slot = context.batch.slot_mapping[row];
     const int64_t offset = slot % shape.tokens_per_block;
-    std::byte* k_tile = context.kv.head(config_.layer, head) +
-                        slot / shape.tokens_per_block * context.kv.block_bytes;
-    if (shape.dtype == DType::kF32) {
-      WriteSlot(k_tile, shape.k_bytes(), shape.tokens_per_block, offset, shape.head_dim, key,
-                value);
-      return;
+    for (int64_t h = 0; h < config_.num_kv_heads; ++h) {
+      const float* key = Keys(context, row) + h * shape.head_dim;
+      std::byte* block = Block(context, h, slot);
+      if (shape.dtype == DType::kF32) {
+        WriteKey(block, shape.tokens_per_block, offset, shape.head_dim, key);
+      } else {
+        uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
+        context.kernels.bf16_row(key, shape.head_dim, rounded);
+        WriteKey(block, shape.tokens_per_block, offset, shape.head_dim, rounded);
+      }
     }
-    uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);  // [2][head_dim]
-    context.kernels.bf16_row(key, shape.head_dim, rounded);
-    context.kernels.bf16_row(value, shape.head_dim, rounded + shape.head_dim);
-    WriteSlot(k_tile, shape.k_bytes(), shape.tokens_per_block, offset, shape.head_dim, rounded,
-              rounded + shape.head_dim);
+  }
+
+  // Of a token, or of it and the next one, whose slots are a pair.
+  void WriteValues(const StepContext& context, int64_t row, bool is_pair, float* scratch) const {
+    const KvShape& shape = context.kv.shape;
+    const int64_t slot = context.batch.slot_mapping[row];
+    const int64_t offset = slot % shape.tokens_per_block;
+    for (int64_t h = 0; h < config_.num_kv_heads; ++h) {
+      const int64_t column = (config_.num_kv_heads + h) * shape.head_dim;
+      const float* value = Keys(context, row) + column;
+      std::byte* values = Block(context, h, slot) + shape.k_bytes();
+      if (shape.dtype == DType::kF32) {
+        std::memcpy(ValueAt<float>(values, offset, shape.head_dim), value,
+                    static_cast<size_t>(shape.head_dim) * sizeof(float));
+        if (is_pair) {
+          std::memcpy(ValueAt<float>(values, offset + 1, shape.head_dim),
+                      Keys(context, row + 1) + column,
+                      static_cast<size_t>(shape.head_dim) * sizeof(float));
+        }
+        continue;
+      }
+      uint16_t* to = ValueAt<uint16_t>(values, offset, shape.head_dim);
+      if (is_pair) {
+        context.kernels.bf16_row_pair(value, Keys(context, row + 1) + column, shape.head_dim, to);
+      } else {
+        uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
+        context.kernels.bf16_row(value, shape.head_dim, rounded);
+        for (int64_t d = 0; d < shape.head_dim; ++d) to[2 * d] = rounded[d];
+      }
+    }
   }
 
   const ValueOperand qkv_;
@@ -109,7 +161,7 @@ PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan) {
   prepared.epsilon = step.float_attribute("epsilon", 0, 1);
   prepared.rope = plan.AddRope(step.f32_vector(1, half_dim), half_dim,
                                step.float_attribute("rope_scale", 0, 1e6));
-  plan.RequireThreadScratch(2 * config.head_dim * 2);
+  plan.RequireThreadScratch(config.head_dim * 2);
   return std::make_unique<KvAppend>(qkv, prepared);
 }
 

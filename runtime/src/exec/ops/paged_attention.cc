@@ -78,7 +78,7 @@ class PagedAttention final : public Op {
         .sliding_window = config_.sliding_window,
         .scale = config_.scale,
         .kv = context.kv.head(config_.layer, kv_head),
-        .block_bytes = context.kv.block_bytes,
+        .block_bytes = context.kv.shape.head_bytes(),
         .v_offset = context.kv.shape.k_bytes(),
         .block_table = batch.block_tables + sequence * batch.block_table_width,
         .tokens_per_block = context.kv.shape.tokens_per_block,

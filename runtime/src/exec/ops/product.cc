@@ -135,8 +135,10 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
   rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
   num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
-  num_chunks_ = std::min({num_groups_, kTasksPerThread * num_threads,
-                          std::max(num_threads, num_groups_ / kGroupsPerTask)});
+  // As many chunks for each thread: an odd one would be waited for.
+  const int64_t chunks_per_thread = std::clamp<int64_t>(
+      num_groups_ / (num_threads * kGroupsPerTask), 1, kTasksPerThread);
+  num_chunks_ = std::min(num_groups_, num_threads * chunks_per_thread);
 }
 
 ProductTask ProductTasks::operator[](int64_t task) const {

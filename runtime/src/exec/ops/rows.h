@@ -11,16 +11,23 @@
 
 namespace enginery {
 
-// Calls body(row, thread) for every row. Rows are handed out in pieces of about kElements elements:
-// less work than that does not pay for waking a thread.
+// Calls body(begin, end, thread) for pieces of the rows of about kElements elements: less work than
+// that does not pay for waking a thread.
 template <class Body>
-void ForEachRow(const StepContext& context, int64_t num_rows, int64_t columns, const Body& body) {
+void ForEachRows(const StepContext& context, int64_t num_rows, int64_t columns, const Body& body) {
   constexpr int64_t kElements = 8192;
   const int64_t rows_per_task = std::max<int64_t>(1, kElements / columns);
   const int64_t num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
   context.pool.ParallelFor(num_tasks, [&](int64_t task, int thread) {
-    const int64_t end = std::min(num_rows, (task + 1) * rows_per_task);
-    for (int64_t row = task * rows_per_task; row < end; ++row) body(row, thread);
+    body(task * rows_per_task, std::min(num_rows, (task + 1) * rows_per_task), thread);
+  });
+}
+
+// Calls body(row, thread) for every row.
+template <class Body>
+void ForEachRow(const StepContext& context, int64_t num_rows, int64_t columns, const Body& body) {
+  ForEachRows(context, num_rows, columns, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t row = begin; row < end; ++row) body(row, thread);
   });
 }
 
