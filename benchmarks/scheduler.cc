@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a step costs outside the executor: the serving loop over an executor that does nothing, the
-// sampler on rows of a large vocabulary, and the thread pool's empty loops.
+// sampler on rows of a large vocabulary, greedy tokens as the sampler and as the cpu executor finds
+// them, and the thread pool's empty loops.
 //
 //     make test-cpp
 //     LIBRARY=build/tests/libenginery_static.a
@@ -17,6 +18,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -27,6 +29,7 @@
 
 #include "core/runtime.h"
 #include "enginery/enginery.h"
+#include "exec/greedy_sampler.h"
 #include "exec/thread_pool.h"
 #include "sample/logit_scan.h"
 #include "sample/sampler.h"
@@ -239,6 +242,61 @@ void MeasureSampler() {
   sample("temperature 0.8, top_k 50", params);
 }
 
+// The rows of a decode step, each just written by the threads as lm_head does: by columns.
+void MeasureGreedy(int num_threads) {
+  constexpr int64_t kMaxRows = 16;
+  std::vector<float> logits(static_cast<size_t>(kMaxRows * kVocabSize));
+  enginery::ThreadPool pool(num_threads);
+  const auto write = [&](int64_t num_rows, float scale) {
+    const int64_t num_tasks = 4 * num_threads;
+    pool.ParallelFor(num_tasks, [&](int64_t task, int) {
+      for (int64_t row = 0; row < num_rows; ++row) {
+        const int64_t end = kVocabSize * (task + 1) / num_tasks;
+        for (int64_t i = kVocabSize * task / num_tasks; i < end; ++i) {
+          logits[static_cast<size_t>(row * kVocabSize + i)] =
+              scale * static_cast<float>((i * 7919 + row) & 0xFFFF);
+        }
+      }
+    });
+  };
+  enginery::GreedySampler greedy;
+  const enginery::Matrix matrix = {reinterpret_cast<std::byte*>(logits.data()),
+                                   kVocabSize * int64_t{sizeof(float)}, nullptr};
+  enginery::Sampler sampler(kVocabSize);
+  enginery::SamplingParams params;
+  params.temperature = 0.0f;
+  volatile int32_t drawn = 0;
+  for (const int64_t num_rows : {1, 16}) {
+    std::vector<enginery_sample_record> records(static_cast<size_t>(num_rows));
+    for (int64_t row = 0; row < num_rows; ++row) {
+      records[static_cast<size_t>(row)].logit_row = static_cast<int32_t>(row);
+      records[static_cast<size_t>(row)].flags = ENGINERY_SAMPLE_GREEDY;
+    }
+    const auto measure = [&](const auto& body) {
+      std::vector<double> runs;
+      for (int i = 0; i < 200; ++i) {
+        write(num_rows, static_cast<float>(i + 1));
+        const uint64_t begin = MonotonicNs();
+        body();
+        runs.push_back(static_cast<double>(MonotonicNs() - begin) * 1e-3);
+      }
+      return Of(runs).median;
+    };
+    const double sampler_us = measure([&] {
+      for (int64_t row = 0; row < num_rows; ++row) {
+        const float* from = &logits[static_cast<size_t>(row * kVocabSize)];
+        drawn = sampler.Sample(params, {}, {from, static_cast<size_t>(kVocabSize)}).token_id;
+      }
+    });
+    const double greedy_us = measure([&] {
+      greedy.Run(records, matrix, kVocabSize, pool);
+      drawn = greedy.token_ids().back();
+    });
+    std::printf("greedy, %2ld rows: sampler %7.1f us, executor with %d threads %7.1f us\n",
+                static_cast<long>(num_rows), sampler_us, num_threads, greedy_us);
+  }
+}
+
 // A decode step of 24 layers has about so many loops.
 constexpr int kLoops = 170;
 
@@ -270,6 +328,8 @@ int main(int argc, char** argv) {
   const Words words;
   for (const int64_t num_sequences : {1, 16, 64, 256}) MeasureLoop(words, num_sequences);
   MeasureSampler();
-  MeasureThreadPool(argc > 1 ? std::atoi(argv[1]) : enginery::ThreadPool::NumUsableCpus());
+  const int num_threads = argc > 1 ? std::atoi(argv[1]) : enginery::ThreadPool::NumUsableCpus();
+  MeasureGreedy(num_threads);
+  MeasureThreadPool(num_threads);
   return 0;
 }

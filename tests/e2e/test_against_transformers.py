@@ -108,7 +108,10 @@ def test_other_schemes(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_ranks(scheme: str, prompt: list[int], tmp_path: Path) -> None:
-    checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint", "qwen2")
+    # A rank's share of each width is whole groups of 128.
+    checkpoint = write_tiny_checkpoint(
+        tmp_path / "checkpoint", "qwen2", num_heads=8, head_dim=32, intermediate_size=256
+    )
     outputs = [
         run(
             build_engine(checkpoint, tmp_path / f"tp{size}", scheme, tp_size=size, **LIMITS),

@@ -17,6 +17,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "int8_wo": {"dtype": "bfloat16", "qformat": "int8_wo"},
     "int8_dynamic": {"dtype": "bfloat16", "qformat": "int8_dynamic"},
+    "w4a8_dynamic": {"dtype": "bfloat16", "qformat": "w4a8_dynamic"},
 }
 
 

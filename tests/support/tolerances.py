@@ -28,6 +28,7 @@ RANDOM_WEIGHTS = {
     "bfloat16": Tolerance(0.025, "GEMM operands and the KV cache keep 8 bits of mantissa"),
     "int8_wo": Tolerance(0.06, "weights in 255 steps per output channel, the rest as bfloat16"),
     "int8_dynamic": Tolerance(0.085, "weights and activations in 255 steps, per token"),
+    "w4a8_dynamic": Tolerance(0.75, "weights in 16 steps per group; activations as above"),
 }
 
 # By scheme: the trained demo checkpoint, four layers deep.
@@ -36,6 +37,7 @@ DEMO = {
     "bfloat16": Tolerance(0.013, "as above; its weights are bfloat16 already"),
     "int8_wo": Tolerance(0.03, "as above"),
     "int8_dynamic": Tolerance(0.085, "as above; trained activations have larger outliers"),
+    "w4a8_dynamic": Tolerance(0.33, "as above"),
 }
 
 # By scheme: an engine of two ranks against one of one rank.
@@ -44,6 +46,7 @@ TENSOR_PARALLEL = {
     "bfloat16": Tolerance(0.01, "sums that round to another bfloat16 operand"),
     "int8_wo": Tolerance(0.01, "as bfloat16: the codes are the same"),
     "int8_dynamic": Tolerance(0.085, "each rank scales its share of an activation by itself"),
+    "w4a8_dynamic": Tolerance(0.085, "as int8_dynamic: the codes are the same"),
 }
 
 # Of the demo text's positions, so many must have a greedy token that the tolerance cannot change.

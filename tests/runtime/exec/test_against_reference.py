@@ -20,8 +20,15 @@ from tests.support.schemes import SCHEMES, build_engine
 from tests.support.tolerances import relative_error
 
 # The file is the same, so only roundings differ: of sums in another order, and of the operands that
-# those push to the next bfloat16 (8 bits) or int8 step (1/127 of a row's largest).
-LIMITS = {"float32": 1e-5, "bfloat16": 0.015, "int8_wo": 0.015, "int8_dynamic": 0.05}
+# those push to the next bfloat16 (8 bits) or int8 step (1/127 of a row's largest). The reference
+# does not round queries and probabilities to the cache's bfloat16.
+LIMITS = {
+    "float32": 1e-5,
+    "bfloat16": 0.02,
+    "int8_wo": 0.02,
+    "int8_dynamic": 0.07,
+    "w4a8_dynamic": 0.07,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     **{scheme: {"scheme": scheme} for scheme in SCHEMES},
     "int8_wo, float32": {"scheme": "int8_wo", "dtype": "float32"},
