@@ -174,12 +174,12 @@ def describe(samples: list[dict[str, Any]], limits: list[dict[str, Any]]) -> str
     """On what, when and at which commit, and what the machine could do."""
     names = dict.fromkeys(n for x in limits for n in x if n.endswith(("_gb_s", "_gops")))
     spreads = {name: Spread.of([x[name] for x in limits if name in x]) for name in names}
-    loads = [s["load_average"] for s in samples if "load_average" in s]
+    others = [s["disturbance"] for s in samples if "disturbance" in s]
     lines = [
         f"* machine: {', '.join(dict.fromkeys(s['machine'] for s in samples))}",
         f"* from {min(s['date'] for s in samples)} to {max(s['date'] for s in samples)}",
         f"* commit: {', '.join(dict.fromkeys(s['commit'] for s in samples))}",
-        f"* load average before a sample: {Spread.of(loads)}" if loads else "",
+        f"* processors busy with something else: {Spread.of(others)}" if others else "",
         *(f"* {name}: {spread}" for name, spread in spreads.items()),
     ]
     return "\n".join([line for line in lines if line] + [""])

@@ -7,10 +7,12 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,9 @@ def measure_side(
     }
     try:
         warm_page_cache(launch.model)
+        before = cpu_seconds()
         sample |= run_driver(launch, case.num_threads, json.dumps(task), work_dir, timeout_s)
+        sample["disturbance"] = disturbance(before, cpu_seconds())
     except (OSError, ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
         sample["error"] = str(error)[-2000:].replace(str(work_dir), "").replace(str(ROOT), "")
     return sample
@@ -181,6 +185,21 @@ def driver_environment(launch: Launch, num_threads: int, work_dir: Path) -> dict
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "LD_", "OMP_"))}
     threads = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return kept | threads | {"PYTHONPATH": str(path)} | launch.env
+
+
+def cpu_seconds() -> tuple[float, float, float]:
+    """Seconds since some moment: the clock's, all processors' busy ones, those of our children."""
+    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    idle = fields[3] + fields[4]
+    busy_s = (sum(fields[:8]) - idle) / os.sysconf("SC_CLK_TCK")  # steal included
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic(), busy_s, ours.ru_utime + ours.ru_stime
+
+
+def disturbance(before: Sequence[float], after: Sequence[float]) -> float:
+    """How many processors were busy, on average, with something else than what is measured."""
+    wall_s, busy_s, ours_s = (end - begin for begin, end in zip(before, after, strict=True))
+    return round(max(0.0, busy_s - ours_s) / wall_s, 3)
 
 
 def warm_page_cache(model: Path) -> None:

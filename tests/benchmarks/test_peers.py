@@ -21,7 +21,15 @@ from benchmarks.peers.converters.gguf_file import gguf_name, interleave_rope
 from benchmarks.peers.drivers.measure import Request, Task, Timed, measure, memory_of
 from benchmarks.peers.plot import Bar, write_svg
 from benchmarks.peers.report import Spread, compare, goal_of, groups, table
-from benchmarks.peers.run import is_measured, keep, read_samples, rotated, run_driver
+from benchmarks.peers.run import (
+    cpu_seconds,
+    disturbance,
+    is_measured,
+    keep,
+    read_samples,
+    rotated,
+    run_driver,
+)
 from benchmarks.peers.sides import SIDES, Case, Launch
 from benchmarks.peers.workload import make_workload
 from benchmarks.random_checkpoint import write_random_checkpoint
@@ -163,6 +171,13 @@ def test_a_run_resumes_and_leaves_out_who_failed(
     asked.clear()
     run_module.run(args)
     assert asked == [(0, "vllm"), (2, "enginery")]
+
+
+def test_what_others_did_is_told_apart() -> None:
+    assert disturbance((0.0, 100.0, 10.0), (10.0, 125.0, 30.0)) == 0.5
+    assert disturbance((0.0, 100.0, 10.0), (10.0, 119.0, 30.0)) == 0.0
+    before = cpu_seconds()
+    assert all(x <= y for x, y in zip(before, cpu_seconds(), strict=True))
 
 
 def test_sides_take_turns_at_being_first() -> None:

@@ -188,24 +188,34 @@ struct VectorProducts {
   }
 };
 
-// Turns a row's scores of the tile's first `columns` tokens into 2^(factor * (score - max)), zero
-// outside [begin, end), and corrects what earlier tiles left. factor is the scale of the scores
-// times log2(e), at least 0.
+// Hides the scores of tokens outside [begin, end) and raises the row's maximum to those of the rest.
+// What the maximum was before comes back. Vectors past the last seen token are not looked at.
 template <class Kv>
-void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns, int64_t begin,
-                int64_t end, float factor) {
+ENGINERY_INLINE float RaiseMax(const AttentionRows<Kv>& rows, int64_t row, int64_t begin,
+                               int64_t end) {
   float* scores = rows.scores + row * rows.tile_tokens;
-  for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
-  for (int64_t t = end; t < columns; ++t) scores[t] = -__builtin_inff();
-  // Whole vectors of unseen tokens at the end are zeros, which need no exp.
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
+  for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
+  for (int64_t t = end; t < seen; ++t) scores[t] = -__builtin_inff();
   F32 largest = Load(scores);
   for (int64_t t = kLanes; t < seen; t += kLanes) largest = Max(largest, Load(scores + t));
   const float old_max = rows.max[row];
   const float tile_max = ReduceMax(largest);
-  const float new_max = old_max > tile_max ? old_max : tile_max;
+  rows.max[row] = old_max > tile_max ? old_max : tile_max;
+  return old_max;
+}
+
+// Turns a row's scores of the tile's first `columns` tokens, of which those from `end` on are not
+// seen, into 2^(factor * (score - max)), and corrects what earlier tiles left. factor is the scale of
+// the scores times log2(e), at least 0.
+template <class Kv>
+ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns,
+                                int64_t end, float old_max, float factor) {
+  const float* scores = rows.scores + row * rows.tile_tokens;
   typename Kv::Element* p = rows.p + row * rows.p_pitch;
-  const F32 shift = Set1(-new_max * factor);
+  const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
+  const float max = rows.max[row];
+  const F32 shift = Set1(-max * factor);
   F32 sum = Set1(0.0f);
   for (int64_t t = 0; t < seen; t += kLanes) {
     const F32 e = Exp2(MulAdd(Load(scores + t), Set1(factor), shift));
@@ -214,13 +224,12 @@ void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns, int
   }
   __builtin_memset(p + seen, 0,
                    static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
-  rows.max[row] = new_max;
   // 2^0 is exactly 1 here and 2^-inf exactly 0, so leaving them out changes nothing; most tiles
   // raise no maximum.
   float correction = 1.0f;
-  if (old_max != new_max && old_max > -__builtin_inff()) {
+  if (old_max != max && old_max > -__builtin_inff()) {
     float lanes[kLanes];
-    Store(lanes, Exp2(Set1((old_max - new_max) * factor)));
+    Store(lanes, Exp2(Set1((old_max - max) * factor)));
     correction = lanes[0];
     float* sums = rows.sums + row * rows.padded_dim;
     for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
@@ -288,10 +297,23 @@ void Attention(const AttentionArgs& args) {
     for (int64_t b = first_block; b <= last_block; ++b) {
       Products::Scores(args, rows, row_begin, row_end, block_at(b));
     }
-    for (int64_t r = row_begin; r < row_end; ++r) {
-      const int64_t position = args.first_position + r / args.group_size;
-      SoftmaxRow(rows, r, columns, Larger(0, position - window + 1 - tile_begin),
-                 Smaller(columns, position + 1 - tile_begin), args.scale * kLog2e);
+    // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come, and
+    // other rows' fill the time.
+    const auto end_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
+      return Smaller(columns, args.first_position + row / args.group_size + 1 - tile_begin);
+    };
+    constexpr int64_t kRowsAtOnce = 8;
+    for (int64_t first = row_begin; first < row_end; first += kRowsAtOnce) {
+      const int64_t count = Smaller(kRowsAtOnce, row_end - first);
+      float old_max[kRowsAtOnce];
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t position = args.first_position + (first + r) / args.group_size;
+        old_max[r] = RaiseMax(rows, first + r, Larger(0, position - window + 1 - tile_begin),
+                              end_of(first + r));
+      }
+      for (int64_t r = 0; r < count; ++r) {
+        SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
+      }
     }
     for (int64_t b = first_block; b <= last_block; ++b) {
       KvBlock block = block_at(b);
