@@ -123,63 +123,47 @@ struct DotBf16I8 : DotXI8 {
   }
 };
 
-// vpmaddubsw would saturate its i16 sums, so both sides are widened to i16 and vpmaddwd adds exact
-// pairs in i32. An accumulator holds two partial sums per channel, added at the end: 4 registers of
-// 4 channels each.
-struct DotI8I8 {
-  static constexpr int kMaxRows = 2, kPanels = 1;
+// vpmaddubsw multiplies unsigned by signed and saturates its i16 sums: magnitudes of weights by
+// inputs with the signs of the weights stay within 2 * 128 * 127. Inputs become signed again, so
+// sums need no correction. vpmaddwd with ones adds the pairs: 8 channels in a register.
+template <int kRowTile, int kPanelTile>
+struct DotI8I8Tile {
+  static constexpr int kMaxRows = kRowTile, kPanels = kPanelTile;
   static constexpr int kGroup = 4, kWeightBytes = 64, kInputBytes = 4;
-  struct Quarters {
-    __m256i q[4];
+  struct Halves {
+    __m256i low, high;
   };
-  using Accumulator = Quarters;
-  using Weight = Quarters;
+  using Accumulator = Halves;
+  using Weight = Halves;
   using Input = __m256i;
-  static ENGINERY_INLINE Quarters Zero() {
-    const __m256i zero = _mm256_setzero_si256();
-    return {{zero, zero, zero, zero}};
+  static ENGINERY_INLINE Halves Zero() {
+    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
   }
-  static ENGINERY_INLINE __m256i LoadQuarter(const std::byte* p) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  }
-  static ENGINERY_INLINE Quarters Load(const std::byte* p) {
-    return {{LoadQuarter(p), LoadQuarter(p + 16), LoadQuarter(p + 32), LoadQuarter(p + 48)}};
-  }
+  static ENGINERY_INLINE Halves Load(const std::byte* p) { return {Load256(p), Load256(p + 32)}; }
   static ENGINERY_INLINE __m256i Broadcast(const std::byte* p) {
-    int32_t bits;
-    __builtin_memcpy(&bits, p, sizeof bits);
-    return _mm256_cvtepu8_epi16(_mm_set1_epi32(bits));
+    static_assert(kActivationZeroPoint == 128);
+    return _mm256_xor_si256(Broadcast32(p), _mm256_set1_epi8(-128));
   }
-  static ENGINERY_INLINE void Accumulate(Quarters& sum, const Quarters& w, const __m256i& x) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      sum.q[j] = _mm256_add_epi32(sum.q[j], _mm256_madd_epi16(x, w.q[j]));
-    }
+  static ENGINERY_INLINE __m256i Products(__m256i w, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
-  // Eight channels from two quarters of pairs.
-  static ENGINERY_INLINE __m256i AddPairs(__m256i a, __m256i b) {
-    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8);
+  static ENGINERY_INLINE void Accumulate(Halves& sum, const Halves& w, const __m256i& x) {
+    sum.low = _mm256_add_epi32(sum.low, Products(w.low, x));
+    sum.high = _mm256_add_epi32(sum.high, Products(w.high, x));
   }
   struct Columns {
-    __m256i low, high;  // what the activations' zero point adds to a sum
-    ENGINERY_INLINE Columns(const LinearArgs& args, int64_t channel, int64_t count)
-        : low(Shift(args.column_sums + channel, LanesBelow(count, 0))),
-          high(Shift(args.column_sums + channel + 8, LanesBelow(count, 8))) {}
-    static ENGINERY_INLINE __m256i Shift(const int32_t* column_sums, __m256i mask) {
-      static_assert(kActivationZeroPoint == 128);
-      return _mm256_slli_epi32(_mm256_maskload_epi32(column_sums, mask), 7);
-    }
+    Columns(const LinearArgs&, int64_t, int64_t) {}
   };
-  static ENGINERY_INLINE __m256 Exact(__m256i sum, __m256i shift) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, shift));
-  }
-  static ENGINERY_INLINE F32 Result(const Quarters& sum, const Columns& columns,
-                                    const LinearArgs& args, int64_t row) {
-    const F32 exact = {Exact(AddPairs(sum.q[0], sum.q[1]), columns.low),
-                       Exact(AddPairs(sum.q[2], sum.q[3]), columns.high)};
+  static ENGINERY_INLINE F32 Result(const Halves& sum, const Columns&, const LinearArgs& args,
+                                    int64_t row) {
+    const F32 exact = {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
     return Mul(exact, Set1(args.x_scale[row]));
   }
 };
+using DotI8I8 = DotI8I8Tile<4, 1>;
+// One row streams four panels at once, as memory likes it.
+using DotI8I8Row = DotI8I8Tile<1, 4>;
 
 }  // namespace
 }  // namespace enginery
