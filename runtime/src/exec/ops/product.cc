@@ -126,11 +126,13 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
     : num_rows_(num_rows), num_panels_(num_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
   const int64_t num_threads = context.pool.num_threads();
-  // Rows that a thread owns, if these pay for reading all weights once more; not more than fit into
-  // half of an L2 cache of 2 MiB beside the weights. A multiple of what kernels take at once.
-  constexpr int64_t kBlockBytes = 5 << 18, kMinRows = 128, kMultiple = 32;
-  const int64_t owned_rows = std::max(kMinRows, CeilDiv(num_rows, num_threads));
-  const int64_t max_rows = std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
+  // Each block of rows reads all weights: as many rows as a thread owns, but so many that multiplying
+  // takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the weights. A
+  // multiple of what kernels take at once.
+  constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96, kMinOwnedRows = 256, kMultiple = 32;
+  const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows, num_threads));
+  const int64_t max_rows =
+      std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
   num_row_blocks_ = CeilDiv(num_rows, max_rows);
   rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
