@@ -8,9 +8,9 @@
 //     build/kernels [isa]
 //
 // Times are of the thread's own CPU time, and the ceiling (a loop of the scheme's multiply-add on
-// registers or tiles, AVX-512 and AMX only) is measured again before every line, so that other load distorts both
-// alike. Columns are rows of x; figures are G operations/s and the share of the ceiling. `stream`
-// is one row over weights that no cache holds, in GB/s of weights.
+// registers or tiles, AVX-512 and AMX only) is measured again before every line, so that other load
+// distorts both alike. Columns are rows of x; figures are G operations/s and the share of the
+// ceiling. `stream` is one row over weights that no cache holds, in GB/s of weights.
 #include "kernels/kernels.h"
 
 #include <time.h>

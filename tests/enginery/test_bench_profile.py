@@ -39,10 +39,12 @@ def test_steps_within_the_limits_of_engine_and_options(engine: Path) -> None:
     with Engine(engine) as opened:
         plan = plan_profile(opened, RuntimeOptions())
         assert [(k.num_sequences, k.prompt_len) for k in plan.kinds] == [
-            (1, 160), (1, 120), (3, 120),
+            (1, 160), (1, 120), (16, 120),
         ]  # fmt: skip
-        plan = plan_profile(opened, RuntimeOptions(max_batch_size=16), prefill_len=7)
-        assert [(k.num_sequences, k.prompt_len) for k in plan.kinds] == [(1, 7), (1, 120)]
+        plan = plan_profile(opened, RuntimeOptions(max_batch_size=3), prefill_len=7)
+        assert [(k.num_sequences, k.prompt_len) for k in plan.kinds] == [(1, 7), (1, 120), (3, 120)]
+        plan = plan_profile(opened, RuntimeOptions(max_batch_size=1))
+        assert [k.num_sequences for k in plan.kinds] == [1, 1]
         plan = plan_profile(opened, RuntimeOptions(max_chunk_tokens=32))
         assert plan.kinds[0].prompt_len == 32
 
@@ -51,7 +53,7 @@ def test_figures(report: dict[str, Any]) -> None:
     assert report["executor"] == "avx2"
     assert report["limits"]["num_threads"] == 2
     assert report["engine"]["quantization"] == "int8_dynamic"
-    assert [step["kind"]["num_sequences"] for step in report["steps"]] == [1, 1, 3]
+    assert [step["kind"]["num_sequences"] for step in report["steps"]] == [1, 1, 16]
     for step in report["steps"]:
         assert step["num_steps"] == 10
         assert 0 < step["ops_us"] <= step["executor_us"] <= step["step_us"]
@@ -71,13 +73,13 @@ def test_figures(report: dict[str, Any]) -> None:
 
 
 def test_a_prefill_multiplies_as_often_as_its_tokens(report: dict[str, Any]) -> None:
-    prefill, decode, decode_of_3 = (
+    prefill, decode, decode_of_16 = (
         {op["name"]: op for op in step["ops"]} for step in report["steps"]
     )
     for role in LINEARS:
         name = next(name for name in decode if name.endswith(role))
         one = decode[name]["operations"]
-        assert decode_of_3[name]["operations"] == 3 * one
+        assert decode_of_16[name]["operations"] == 16 * one
         assert prefill[name]["operations"] == (1 if role == "lm_head" else 160) * one
         assert prefill[name]["bytes"] == decode[name]["bytes"]
 
@@ -87,7 +89,7 @@ def test_what_is_printed(engine: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["bench", str(engine), *options, "--profile_prefill_len", "16"]) == 0
     printed = capsys.readouterr().out
     assert "PROFILE: prefill of 16 tokens" in printed
-    assert "PROFILE: decode of 3 sequences" in printed
+    assert "PROFILE: decode of 16 sequences" in printed
     assert "products not known" in printed
     assert "GEMMs alone" not in printed  # nothing to compare with
     assert "outside the executor" in printed

@@ -133,7 +133,8 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
 bool ThreadPool::RunTasks(int thread) {
   int64_t num_run = 0;
   for (size_t i = 0; i < shares_.size(); ++i) {
-    std::atomic<uint64_t>& share = shares_[(static_cast<size_t>(thread) + i) % shares_.size()].state;
+    std::atomic<uint64_t>& share =
+        shares_[(static_cast<size_t>(thread) + i) % shares_.size()].state;
     uint64_t state = share.load(std::memory_order_acquire);
     while (NextTask(state) < EndTask(state)) {
       if (!share.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,

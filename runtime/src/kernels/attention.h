@@ -4,15 +4,15 @@
 //
 // K and V of a block lie in memory as packed weights do (linear.h): K as a panel of 16 tokens by
 // head_dim, V as a panel of 16 dimensions by tokens. So scores are a product over the dimensions
-// and values one over the tokens, with the dots of the linear kernels, and queries and probabilities
-// are operands of the cache's dtype.
+// and values one over the tokens, with the dots of the linear kernels, and queries and
+// probabilities are operands of the cache's dtype.
 //
 // The KV is walked in tiles of whole blocks aligned to absolute positions; within a tile, scores
-// walk the head's dimensions in order and values walk the tokens in order, and tiles are combined in
-// order by an online softmax (Milakov and Gimelshein, 2018). A row's arithmetic does not depend on
-// the rows computed beside it, nor on how queries are cut into chunks: tokens that it does not see
-// have probability zero, and adding zero times a finite value changes no bit. What is not there yet
-// may be anything, so the last block is replaced by a copy that is zero past the last token.
+// walk the head's dimensions in order and values walk the tokens in order, and tiles are combined
+// in order by an online softmax (Milakov and Gimelshein, 2018). A row's arithmetic does not depend
+// on the rows computed beside it, nor on how queries are cut into chunks: tokens that it does not
+// see have probability zero, and adding zero times a finite value changes no bit. What is not there
+// yet may be anything, so the last block is replaced by a copy that is zero past the last token.
 #ifndef ENGINERY_SRC_KERNELS_ATTENTION_H_
 #define ENGINERY_SRC_KERNELS_ATTENTION_H_
 
@@ -39,8 +39,8 @@ template <class Kv>
 struct AttentionRows {
   using Element = typename Kv::Element;
   int64_t tile_tokens, padded_dim, q_pitch, p_pitch;  // pitches in elements
-  Element* q;          // [rows][q_pitch], zero past head_dim
-  float* scores;       // [rows][tile_tokens]
+  Element* q;                                         // [rows][q_pitch], zero past head_dim
+  float* scores;                                      // [rows][tile_tokens]
   Element* p;          // [rows][p_pitch], probabilities; zero past the tile's tokens
   float* sums;         // [rows][padded_dim], of values weighted by probabilities
   float* max;          // [rows]
@@ -128,16 +128,15 @@ void AttentionProduct(int64_t num_rows, int64_t columns, const std::byte* x, int
                       const std::byte* weights, int64_t groups, float* to, int64_t to_pitch) {
   if constexpr (kRows > 1) {
     if (num_rows < kRows) {
-      return AttentionProduct<Kv, kAccumulate, kRows - 1, kVectors>(
-          num_rows, columns, x, x_pitch, weights, groups, to, to_pitch);
+      return AttentionProduct<Kv, kAccumulate, kRows - 1, kVectors>(num_rows, columns, x, x_pitch,
+                                                                    weights, groups, to, to_pitch);
     }
   }
   const int64_t pitch = columns * Kv::kWeightBytes / kLanes;
   int64_t c = 0;
   for (; c + kVectors * kLanes <= columns; c += kVectors * kLanes) {
-    AttentionTile<Kv, kAccumulate, kRows, kVectors>(x, x_pitch,
-                                                    weights + c / kLanes * Kv::kWeightBytes, pitch,
-                                                    groups, to + c, to_pitch);
+    AttentionTile<Kv, kAccumulate, kRows, kVectors>(
+        x, x_pitch, weights + c / kLanes * Kv::kWeightBytes, pitch, groups, to + c, to_pitch);
   }
   for (; c < columns; c += kLanes) {
     AttentionTile<Kv, kAccumulate, kRows, 1>(x, x_pitch, weights + c / kLanes * Kv::kWeightBytes,
@@ -188,8 +187,8 @@ struct VectorProducts {
   }
 };
 
-// Hides the scores of tokens outside [begin, end) and raises the row's maximum to those of the rest.
-// What the maximum was before comes back. Vectors past the last seen token are not looked at.
+// Hides the scores of tokens outside [begin, end) and raises the row's maximum to those of the
+// rest. What the maximum was before comes back. Vectors past the last seen token are not looked at.
 template <class Kv>
 ENGINERY_INLINE float RaiseMax(const AttentionRows<Kv>& rows, int64_t row, int64_t begin,
                                int64_t end) {
@@ -206,8 +205,8 @@ ENGINERY_INLINE float RaiseMax(const AttentionRows<Kv>& rows, int64_t row, int64
 }
 
 // Turns a row's scores of the tile's first `columns` tokens, of which those from `end` on are not
-// seen, into 2^(factor * (score - max)), and corrects what earlier tiles left. factor is the scale of
-// the scores times log2(e), at least 0.
+// seen, into 2^(factor * (score - max)), and corrects what earlier tiles left. factor is the scale
+// of the scores times log2(e), at least 0.
 template <class Kv>
 ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns,
                                 int64_t end, float old_max, float factor) {
@@ -222,8 +221,7 @@ ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int6
     Kv::StoreOperand(p + t, kLanes, e);
     sum = Add(sum, e);
   }
-  __builtin_memset(p + seen, 0,
-                   static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
+  __builtin_memset(p + seen, 0, static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
   // 2^0 is exactly 1 here and 2^-inf exactly 0, so leaving them out changes nothing; most tiles
   // raise no maximum.
   float correction = 1.0f;
@@ -250,7 +248,9 @@ const std::byte* CopyValues(const AttentionArgs& args, const AttentionRows<Kv>& 
   const auto* from = reinterpret_cast<const Element*>(v);
   // A whole tile of K: tokens_per_block may be less.
   const int64_t tokens = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
-  const auto size = [&](int64_t t) { return static_cast<size_t>(t * rows.padded_dim) * sizeof(Element); };
+  const auto size = [&](int64_t t) {
+    return static_cast<size_t>(t * rows.padded_dim) * sizeof(Element);
+  };
   const int64_t whole = count / Kv::kGroup * Kv::kGroup;
   __builtin_memcpy(rows.last_v, from, size(whole));
   __builtin_memset(rows.last_v + whole * rows.padded_dim, 0, size(tokens - whole));

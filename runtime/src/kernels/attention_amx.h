@@ -79,8 +79,7 @@ struct TileProducts {
     for (int64_t r = row_begin / kTileRows * kTileRows; r < row_end; r += kTileRows) {
       AttentionTileRows<false>(rows.q + r * rows.q_pitch, rows.q_pitch, block.k,
                                args.tokens_per_block, rows.q_pitch / 32,
-                               rows.scores + r * rows.tile_tokens + block.column,
-                               rows.tile_tokens);
+                               rows.scores + r * rows.tile_tokens + block.column, rows.tile_tokens);
     }
   }
   static void Values(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,

@@ -136,9 +136,7 @@ struct DotI8I8Tile {
   using Accumulator = Halves;
   using Weight = Halves;
   using Input = __m256i;
-  static ENGINERY_INLINE Halves Zero() {
-    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  }
+  static ENGINERY_INLINE Halves Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static ENGINERY_INLINE Halves Load(const std::byte* p) { return {Load256(p), Load256(p + 32)}; }
   static ENGINERY_INLINE __m256i Broadcast(const std::byte* p) {
     static_assert(kActivationZeroPoint == 128);

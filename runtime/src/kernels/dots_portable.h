@@ -152,8 +152,7 @@ struct DotI8I8 {
                                     const LinearArgs& args, int64_t row) {
     F32 exact;
     ENGINERY_EACH_PART {
-      exact.part[i] =
-          __builtin_convertvector((Int4)(sums.part[i] - columns.shift.part[i]), Float4);
+      exact.part[i] = __builtin_convertvector((Int4)(sums.part[i] - columns.shift.part[i]), Float4);
     }
     return Mul(exact, Set1(args.x_scale[row]));
   }

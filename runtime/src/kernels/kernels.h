@@ -6,8 +6,8 @@
 // Every kernel computes a row (a token) in an order of floating-point operations that depends on
 // the row's length and on the table alone: not on how many rows are computed together, nor on how
 // the work is cut into calls. That is what makes a request's results independent of batch, chunking
-// and threads. Between tables, quantize_row, linear_i8_i8 and linear_i8_i4 agree bit for bit; the others agree to
-// rounding.
+// and threads. Between tables, quantize_row, linear_i8_i8 and linear_i8_i4 agree bit for bit; the
+// others agree to rounding.
 #ifndef ENGINERY_SRC_KERNELS_KERNELS_H_
 #define ENGINERY_SRC_KERNELS_KERNELS_H_
 
@@ -141,8 +141,8 @@ struct Kernels {
   void (*silu_mul_row)(const float* gate, const float* up, int64_t n, float* y);
   // y += x
   void (*add_row)(const float* x, int64_t n, float* y);
-  // Rotates the pairs (x[i], x[i + head_dim / 2]) of each head by the angles whose cosines and sines
-  // are given, head_dim / 2 of each.
+  // Rotates the pairs (x[i], x[i + head_dim / 2]) of each head by the angles whose cosines and
+  // sines are given, head_dim / 2 of each.
   void (*rope_heads)(float* x, int64_t num_heads, int64_t head_dim, const float* cos,
                      const float* sin);
   // Rounds to nearest even.
@@ -155,8 +155,8 @@ struct Kernels {
   void (*quantize_bf16_row)(const uint16_t* x, int64_t n, uint8_t* y, float* scale);
 };
 
-// The table for `isa`: auto (the best this machine has), amx, avx512, avx2, portable. Null when the name
-// is unknown or the machine lacks the instruction set.
+// The table for `isa`: auto (the best this machine has), amx, avx512, avx2, portable. Null when the
+// name is unknown or the machine lacks the instruction set.
 const Kernels* FindKernels(const char* isa);
 
 // What each file of kernels defines; only FindKernels may ask for a table, after it has asked the

@@ -172,8 +172,7 @@ ENGINERY_INLINE void Unpack32(const std::byte* p, __m256i scales, std::byte* to)
   const __m256i mask = _mm256_set1_epi8(15);
   const __m256i zero = _mm256_set1_epi8(8);
   const __m256i low = _mm256_sub_epi8(_mm256_and_si256(packed, mask), zero);
-  const __m256i high =
-      _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(packed, 4), mask), zero);
+  const __m256i high = _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(packed, 4), mask), zero);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), MultiplyBytes(low, scales));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 64), MultiplyBytes(high, scales));
 }

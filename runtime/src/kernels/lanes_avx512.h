@@ -95,8 +95,7 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
 // Each channel's multiplier twice in its 32 bits.
 using GroupScales = __m512i;
 ENGINERY_INLINE GroupScales LoadGroupScales(const int8_t* p) {
-  const __m512i m =
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i m = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm512_or_si512(_mm512_slli_epi32(m, 16), _mm512_and_si512(m, _mm512_set1_epi32(0xFFFF)));
 }
 // Bytes by 16-bit multipliers, the low bytes of the products: even and odd bytes apart. What stands
@@ -111,8 +110,7 @@ ENGINERY_INLINE void Unpack64(const std::byte* p, GroupScales scales, std::byte*
   const __m512i mask = _mm512_set1_epi8(15);
   const __m512i zero = _mm512_set1_epi8(8);
   const __m512i low = _mm512_sub_epi8(_mm512_and_si512(packed, mask), zero);
-  const __m512i high =
-      _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(packed, 4), mask), zero);
+  const __m512i high = _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(packed, 4), mask), zero);
   _mm512_storeu_si512(to, MultiplyBytes(low, scales));
   _mm512_storeu_si512(to + 64, MultiplyBytes(high, scales));
 }

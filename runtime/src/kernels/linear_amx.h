@@ -5,8 +5,8 @@
 // place.
 //
 // A block is kRowTiles row tiles by kPanels panels, up to four tiles of sums that walk the whole of
-// K. Its sums are finished (scales, bias, gate times up) while the next block multiplies: a few rows
-// after each step, so that vector instructions fill the time in which the tile unit is busy.
+// K. Its sums are finished (scales, bias, gate times up) while the next block multiplies: a few
+// rows after each step, so that vector instructions fill the time in which the tile unit is busy.
 //
 // With more than 16 rows the last row tile overlaps the one before instead of being shorter: the
 // shape of tiles is then one for the whole call. Rows computed twice are stored once.
@@ -39,8 +39,8 @@ struct TileBf16Bf16 : DotBf16Bf16 {
   }
 };
 
-// What a block multiplies: its panels (of a gated product gate and up in turn) and the first rows of
-// its row tiles, of which those from first_row + 16 t on are to be stored.
+// What a block multiplies: its panels (of a gated product gate and up in turn) and the first rows
+// of its row tiles, of which those from first_row + 16 t on are to be stored.
 struct TileWork {
   int64_t panels[4];
   int64_t tile_rows[2];
@@ -101,7 +101,8 @@ class Unfinished {
       const PanelFinish<Tile> up(args_, work_.panels[panel_ + 1] * kPanelChannels);
       for (int64_t r = begin; r < row_ + count; ++r) {
         const F32 gate = finish.Result(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
-        const F32 y = SiluMul(gate, up.Result(first + r, Tile::LoadSums(up_sums + r * kTileRowBytes)));
+        const F32 y =
+            SiluMul(gate, up.Result(first + r, Tile::LoadSums(up_sums + r * kTileRowBytes)));
         auto* to = reinterpret_cast<uint16_t*>(args_.y);
         StoreBf16First(to + (first + r) * args_.y_pitch + channel, kLanes, y);
       }
@@ -134,8 +135,7 @@ TileSteps StepsOf(const LinearArgs& args) {
 
 template <class Tile, bool kGated, int kRowTiles, int kPanels>
 void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_rows,
-               const TileWork& work, TilePrefetch prefetch,
-               Unfinished<Tile, kGated>& unfinished) {
+               const TileWork& work, TilePrefetch prefetch, Unfinished<Tile, kGated>& unfinished) {
   static_assert(kRowTiles * kPanels <= kTileA);
   const std::byte* x[kRowTiles];
   for (int t = 0; t < kRowTiles; ++t) {
@@ -152,7 +152,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
   if constexpr (kRowTiles * kPanels > 3) TileZero<3>();
   // The tile of sums of row tile t and panel p is p * kRowTiles + t.
   const auto multiply = [](const std::byte* x0, const std::byte* x1, int64_t x_pitch,
-                           const std::byte* const (&w)[kPanels]) ENGINERY_LAMBDA_INLINE {
+                           const std::byte* const(&w)[kPanels]) ENGINERY_LAMBDA_INLINE {
     TileLoad<kTileA>(x0, x_pitch);
     if constexpr (kRowTiles == 2) {
       TileLoad<kTileA + 1>(x1, x_pitch);
@@ -250,13 +250,14 @@ ENGINERY_INLINE void TileBlockAt(const LinearArgs& args, const TileSteps& steps,
                                  Unfinished<Tile, kGated>& unfinished) {
   const int64_t tile_rows = args.num_rows < kTileRows ? args.num_rows : kTileRows;
   const int64_t last = args.num_rows - tile_rows;
-  TileWork work{{}, {row < last ? row : last, row + kTileRows < last ? row + kTileRows : last}, row};
+  TileWork work{
+      {}, {row < last ? row : last, row + kTileRows < last ? row + kTileRows : last}, row};
   for (int p = 0; p < kPanels; ++p) work.panels[p] = PanelAt<kGated>(args, i + p);
   TileBlock<Tile, kGated, kRowTiles, kPanels>(args, steps, tile_rows, work, prefetch, unfinished);
 }
 
-// The share of panels i and i + 1 that the block of rows `row` fetches: all rows together fetch them
-// whole, evenly, so that memory is never waited for and never idle.
+// The share of panels i and i + 1 that the block of rows `row` fetches: all rows together fetch
+// them whole, evenly, so that memory is never waited for and never idle.
 template <bool kGated>
 ENGINERY_INLINE TilePrefetch NextSlab(const LinearArgs& args, const TileSteps& steps, int64_t row,
                                       int64_t i, int64_t num_panels) {

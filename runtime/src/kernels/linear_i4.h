@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The product with i4 weights in groups (layout n16k8). A code times its group's multiplier is an i8
-// weight, so sums are the exact i32 sums of linear_i8_i8 over those weights, however they come
-// about: a few panels are unpacked to i8 (layout n16k4) and multiplied there, or, for few rows, sums
-// of a group are multiplied instead of its weights.
+// The product with i4 weights in groups (layout n16k8). A code times its group's multiplier is an
+// i8 weight, so sums are the exact i32 sums of linear_i8_i8 over those weights, however they come
+// about: a few panels are unpacked to i8 (layout n16k4) and multiplied there, or, for few rows,
+// sums of a group are multiplied instead of its weights.
 #ifndef ENGINERY_SRC_KERNELS_LINEAR_I4_H_
 #define ENGINERY_SRC_KERNELS_LINEAR_I4_H_
 

@@ -10,9 +10,9 @@ namespace enginery {
 namespace {
 
 // 2^x for x <= 127; zero below -126, where the result would be denormal. Relative error below 2e-7
-// with FMA. x = n + r with |r| <= 1/2; 2^r by the polynomial of degree 5 with p(0) = 1 whose largest
-// relative error on [-1/2, 1/2] is least (9.2e-8; found by reweighted least squares on Chebyshev
-// nodes).
+// with FMA. x = n + r with |r| <= 1/2; 2^r by the polynomial of degree 5 with p(0) = 1 whose
+// largest relative error on [-1/2, 1/2] is least (9.2e-8; found by reweighted least squares on
+// Chebyshev nodes).
 ENGINERY_INLINE F32 Exp2(F32 x) {
   const F32 n = RoundToInteger(x);
   const F32 r = Sub(x, n);

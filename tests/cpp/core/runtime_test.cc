@@ -418,11 +418,14 @@ TEST(a_deadline_ends_waiting_and_running_requests) {
   gate.AttachTo(&f.executor);
   Runtime& runtime = f.Start();
   TestRequest request = Endless({1, 2, 3}, 100);
-  request.fields.timeout_ms = 1;
+  // Long enough for the first step to begin on a busy machine: it waits at the gate.
+  constexpr int64_t kTimeoutMs = 2000;
+  request.fields.timeout_ms = kTimeoutMs;
   const uint64_t running = runtime.Submit(request.view());
   gate.WaitUntilReached();
+  request.fields.timeout_ms = 1;
   const uint64_t waiting = runtime.Submit(request.view());
-  std::this_thread::sleep_for(milliseconds(5));
+  std::this_thread::sleep_for(milliseconds(kTimeoutMs + 5));
   gate.Open();
   const Results results = TakeResults(&runtime, 2);
   CHECK_EQ(results.at({running, 0}).finish_reason, ENGINERY_FINISH_TIMEOUT);

@@ -67,8 +67,8 @@ struct Cache {
   }
   // Element of a block.
   int64_t v_at(int64_t token, int64_t d) const {
-    return v_offset() / kElement +
-           (token / kGroup * PaddedHeadDim(head_dim) + d) * kGroup + token % kGroup;
+    return v_offset() / kElement + (token / kGroup * PaddedHeadDim(head_dim) + d) * kGroup +
+           token % kGroup;
   }
 };
 

@@ -78,8 +78,8 @@ inline GroupedWeight RandomGroupedWeight(int64_t n, int64_t k, uint32_t seed) {
     weight.group_scales.push_back(static_cast<int8_t>(draw >= 0 ? draw + 1 : draw));
   }
   for (int64_t i = 0; i < n * k; ++i) {
-    const int8_t scale = weight.group_scales[static_cast<size_t>(
-        i / k * weight.num_groups + i % k / kWeightGroup)];
+    const int8_t scale =
+        weight.group_scales[static_cast<size_t>(i / k * weight.num_groups + i % k / kWeightGroup)];
     weight.codes.push_back(static_cast<int8_t>(static_cast<int>(random() % 16) - 8));
     weight.products.push_back(static_cast<int8_t>(weight.codes.back() * scale));
   }

@@ -3,7 +3,8 @@
 // A `linear` whose only reader is a `silu_mul`: the matrix of gates and ups, the widest of a model,
 // is never stored. Many rows go through a gated kernel where there is one. Else a thread computes a
 // piece of the gate and the piece of the up beside it into its scratch, where both are still in the
-// cache when they are multiplied. Results are those of the two ops one after the other, bit for bit.
+// cache when they are multiplied. Results are those of the two ops one after the other, bit for
+// bit.
 #include <algorithm>
 
 #include "exec/ops/ops.h"
@@ -45,8 +46,8 @@ class LinearSiluMul final : public Op {
     const Matrix& rounded = context.value(rounded_);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, num_rows, y_.columns, [&](int64_t row, int) {
-      context.kernels.quantize_bf16_row(rounded.row<uint16_t>(row), y_.columns,
-                                        y.row<uint8_t>(row), &y.scales[row]);
+      context.kernels.quantize_bf16_row(rounded.row<uint16_t>(row), y_.columns, y.row<uint8_t>(row),
+                                        &y.scales[row]);
     });
   }
 
@@ -87,8 +88,8 @@ class LinearSiluMul final : public Op {
     LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
     args.y_pitch = columns;
     const auto multiply = [&](float* to, int64_t first_panel) {
-      LinearArgs piece = OfPanels(args, first_panel, first_panel + panel_end - panel_begin,
-                                  product_.panel_bytes);
+      LinearArgs piece =
+          OfPanels(args, first_panel, first_panel + panel_end - panel_begin, product_.panel_bytes);
       piece.y = to;
       kernel(piece);
     };

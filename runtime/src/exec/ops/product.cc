@@ -126,9 +126,9 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
     : num_rows_(num_rows), num_panels_(num_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
   const int64_t num_threads = context.pool.num_threads();
-  // Each block of rows reads all weights: as many rows as a thread owns, but so many that multiplying
-  // takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the weights. A
-  // multiple of what kernels take at once.
+  // Each block of rows reads all weights: as many rows as a thread owns, but so many that
+  // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
+  // weights. A multiple of what kernels take at once.
   constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96, kMinOwnedRows = 256, kMultiple = 32;
   const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows, num_threads));
   const int64_t max_rows =
@@ -138,8 +138,8 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
   num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
   // As many chunks for each thread: an odd one would be waited for.
-  const int64_t chunks_per_thread = std::clamp<int64_t>(
-      num_groups_ / (num_threads * kGroupsPerTask), 1, kTasksPerThread);
+  const int64_t chunks_per_thread =
+      std::clamp<int64_t>(num_groups_ / (num_threads * kGroupsPerTask), 1, kTasksPerThread);
   num_chunks_ = std::min(num_groups_, num_threads * chunks_per_thread);
 }
 

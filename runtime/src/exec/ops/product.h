@@ -20,8 +20,7 @@ struct Product {
   ProductWork work;
 
   // The arguments for rows [row, row + num_rows) of x; y is left to the caller.
-  LinearArgs ForRows(const StepContext& context, int64_t row, int64_t num_rows,
-                     int thread) const;
+  LinearArgs ForRows(const StepContext& context, int64_t row, int64_t num_rows, int thread) const;
 };
 
 // Checks the operands of a `linear` of version 1 or 2 and finds its kernel. Throws Error.
@@ -33,9 +32,10 @@ struct ProductTask {
 };
 
 // Cuts rows by panels into tasks. Few rows are not cut: each thread streams its own weights. Many
-// are: each thread has its own rows (ThreadPool gives it consecutive tasks), which stay in its cache
-// from op to op, and all threads read all weights. Panels are cut into chunks, so that none waits
-// long for a slow one, and long enough for the kernel to fetch ahead. None of this changes a result.
+// are: each thread has its own rows (ThreadPool gives it consecutive tasks), which stay in its
+// cache from op to op, and all threads read all weights. Panels are cut into chunks, so that none
+// waits long for a slow one, and long enough for the kernel to fetch ahead. None of this changes a
+// result.
 class ProductTasks {
  public:
   static constexpr int64_t kMaxRows = 512;  // of a task

@@ -19,8 +19,7 @@ class SiluMul final : public Op {
       if (y_.dtype == DType::kI8) {
         uint16_t* rounded = reinterpret_cast<uint16_t*>(product + y_.columns);
         context.kernels.bf16_row(product, y_.columns, rounded);
-        context.kernels.quantize_bf16_row(rounded, y_.columns, y.row<uint8_t>(row),
-                                          &y.scales[row]);
+        context.kernels.quantize_bf16_row(rounded, y_.columns, y.row<uint8_t>(row), &y.scales[row]);
       } else {
         StoreRow(context, product, y, y_.dtype, row, y_.columns);
       }
