@@ -61,8 +61,7 @@ def _llama_cpp(case: Case, work_dir: Path) -> Launch:
         venv_python(work_dir, "llama_cpp"),
         "llama_cpp",
         gguf_path(case.shape, case.precision, work_dir),
-        # Measured: with many sequences its other attention is faster, with one they are equal.
-        {"lm_head": lm_head, "load_context": {"flash_attn_type": 0}},
+        {"lm_head": lm_head},
         {"LLAMA_CPP_LIB_PATH": str(work_dir / f"llama_cpp-{case.isa}" / "bin")},
     )
 

@@ -85,7 +85,7 @@ class LlamaCpp:
 
     def serve(self, requests: list[Request], max_in_flight: int) -> int:
         """Continuous batching: a sequence that ends gives its slot to the next request."""
-        self._make_context(max_in_flight, self._task.extra.get("load_context", {}))
+        self._make_context(max_in_flight)
         waiting = list(reversed(requests))
         free = list(range(max_in_flight))
         running: list[Sequence] = []
@@ -104,7 +104,7 @@ class LlamaCpp:
             running = [s for s in running if len(s.token_ids) < s.request.num_tokens]
         return num_tokens
 
-    def _make_context(self, num_slots: int, options: dict[str, Any] | None = None) -> None:
+    def _make_context(self, num_slots: int) -> None:
         if self._context is not None:
             if LLAMA.llama_n_seq_max(self._context) == num_slots:
                 return
@@ -115,8 +115,6 @@ class LlamaCpp:
         params.n_seq_max = num_slots
         params.n_threads = params.n_threads_batch = self._task.num_threads
         params.no_perf = True
-        for name, value in (options or {}).items():
-            setattr(params, name, value)
         self._context = LLAMA.llama_init_from_model(self._model, params)
         if not self._context:
             raise RuntimeError("llama.cpp cannot make a context")
