@@ -26,36 +26,33 @@ namespace {
 
 // Finishes rows of 16 channels: scale, bias, accumulate. Multiplications and additions stay
 // unfused, in this order, in every instruction set, so that exact integer sums give equal results
-// everywhere.
+// everywhere. Where there is no scale or bias, 1 and -0 stand for them, which change no bit.
 template <class Dot>
 class PanelFinish {
  public:
   ENGINERY_INLINE PanelFinish(const LinearArgs& args, int64_t channel)
-      : args_(args),
-        channel_(channel),
-        count_(args.n - channel < kPanelChannels ? args.n - channel : kPanelChannels),
+      : count_(args.n - channel < kPanelChannels ? args.n - channel : kPanelChannels),
         columns_(args, channel, count_),
         scale_(args.scale == nullptr ? Set1(1.0f) : LoadFirst(args.scale + channel, count_)),
-        bias_(args.bias == nullptr ? Set1(0.0f) : LoadFirst(args.bias + channel, count_)) {}
+        bias_(args.bias == nullptr ? Set1(-0.0f) : LoadFirst(args.bias + channel, count_)) {}
 
-  ENGINERY_INLINE F32 Result(int64_t row, const typename Dot::Accumulator& accumulator) const {
-    F32 sum = Dot::Result(accumulator, columns_, args_, row);
-    if (args_.scale != nullptr) sum = Mul(sum, scale_);
-    if (args_.bias != nullptr) sum = Add(sum, bias_);
-    return sum;
+  bool is_whole() const { return count_ == kPanelChannels; }
+  ENGINERY_INLINE F32 Result(const typename Dot::Accumulator& accumulator, const LinearArgs& args,
+                             int64_t row) const {
+    return Add(Mul(Dot::Result(accumulator, columns_, args, row), scale_), bias_);
   }
-  ENGINERY_INLINE void Row(int64_t row, const typename Dot::Accumulator& accumulator) const {
-    float* y = args_.y + row * args_.y_pitch + channel_;
-    F32 sum = Result(row, accumulator);
-    if (args_.accumulate) sum = Add(LoadFirst(y, count_), sum);
+  // Stores a row's channels at y, or adds them to what is there.
+  ENGINERY_INLINE void Row(const typename Dot::Accumulator& accumulator, const LinearArgs& args,
+                           int64_t row, float* y) const {
+    F32 sum = Result(accumulator, args, row);
+    if (args.accumulate) sum = Add(LoadFirst(y, count_), sum);
     StoreFirst(y, count_, sum);
   }
 
  private:
-  const LinearArgs& args_;
-  const int64_t channel_, count_;
-  const typename Dot::Columns columns_;
-  const F32 scale_, bias_;
+  int64_t count_;
+  typename Dot::Columns columns_;
+  F32 scale_, bias_;
 };
 
 constexpr int64_t kLineBytes = 64;
@@ -146,9 +143,12 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch)
   }
 #pragma GCC unroll 8
   for (int p = 0; p < kPanels; ++p) {
-    const PanelFinish<Dot> finish(args, (panel + p) * kPanelChannels);
+    const int64_t channel = (panel + p) * kPanelChannels;
+    const PanelFinish<Dot> finish(args, channel);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) finish.Row(row + r, sums[r][p]);
+    for (int r = 0; r < kRows; ++r) {
+      finish.Row(sums[r][p], args, row + r, args.y + (row + r) * args.y_pitch + channel);
+    }
   }
 }
 

@@ -13,6 +13,8 @@
 #ifndef ENGINERY_SRC_KERNELS_LINEAR_AMX_H_
 #define ENGINERY_SRC_KERNELS_LINEAR_AMX_H_
 
+#include <type_traits>
+
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
@@ -53,33 +55,40 @@ struct TilePrefetch {
   int64_t lines_per_step;  // of each panel
 };
 
-// Sums of a block that are still to be finished.
+// Sums of a block that are still to be finished. Instructions count here: a few rows at a time
+// stand in the way of each step's tiles.
 template <class Tile, bool kGated>
 class Unfinished {
  public:
+  static constexpr int64_t kRowsAtOnce = 4;
+
   explicit Unfinished(const LinearArgs& args) : args_(args) {}
 
   // Where the next block's sums go: tiles of 16 rows by 16 channels, the row tiles of a panel after
   // each other.
   std::byte* sums() { return sums_; }
-  void Add(int64_t num_panels, int64_t num_row_tiles, int64_t num_rows, const TileWork& work) {
+  template <int kPanels>
+  void Add(int64_t num_row_tiles, int64_t num_rows, const TileWork& work) {
     work_ = work;
     num_row_tiles_ = num_row_tiles;
     num_rows_ = num_rows;
     panel_ = row_tile_ = row_ = 0;
-    num_left_ = (kGated ? num_panels / 2 : num_panels) * num_row_tiles * num_rows;
+    num_left_ = (kGated ? kPanels / 2 : kPanels) * num_row_tiles *
+                ((num_rows + kRowsAtOnce - 1) / kRowsAtOnce);
+    for (int p = 0; p < kPanels; ++p) {
+      finish_[p] = PanelFinish<Tile>(args_, work.panels[p] * kPanelChannels);
+    }
   }
+  // Pieces of kRowsAtOnce rows.
   int64_t num_left() const { return num_left_; }
-  // Finishes `count` rows of tiles, or what is left.
+  // Finishes `count` pieces, or what is left.
   ENGINERY_INLINE void Finish(int64_t count) {
     if (count > num_left_) count = num_left_;
     num_left_ -= count;
-    while (count > 0) {
-      const int64_t piece = count < num_rows_ - row_ ? count : num_rows_ - row_;
-      FinishRows(piece);
-      count -= piece;
-      row_ += piece;
-      if (row_ < num_rows_) return;
+    for (; count > 0; --count) {
+      FinishPiece();
+      row_ += kRowsAtOnce;
+      if (row_ < num_rows_) continue;
       row_ = 0;
       if (++row_tile_ < num_row_tiles_) continue;
       row_tile_ = 0;
@@ -88,35 +97,56 @@ class Unfinished {
   }
 
  private:
-  // The next `count` rows of the current tile.
-  ENGINERY_INLINE void FinishRows(int64_t count) {
-    const int64_t first = work_.tile_rows[row_tile_];
+  using Element = std::conditional_t<kGated, uint16_t, float>;
+
+  ENGINERY_INLINE void FinishPiece() {
+    const int64_t first = work_.tile_rows[row_tile_] + row_;
     const int64_t first_stored = work_.first_row + row_tile_ * kTileRows;
-    const int64_t begin = first + row_ < first_stored ? first_stored - first : row_;
-    const std::byte* sums = sums_ + (panel_ * num_row_tiles_ + row_tile_) * kTileBytes;
-    const int64_t channel = work_.panels[panel_] * kPanelChannels;
-    const PanelFinish<Tile> finish(args_, channel);
-    if constexpr (kGated) {
-      const std::byte* up_sums = sums + num_row_tiles_ * kTileBytes;
-      const PanelFinish<Tile> up(args_, work_.panels[panel_ + 1] * kPanelChannels);
-      for (int64_t r = begin; r < row_ + count; ++r) {
-        const F32 gate = finish.Result(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
-        const F32 y =
-            SiluMul(gate, up.Result(first + r, Tile::LoadSums(up_sums + r * kTileRowBytes)));
-        auto* to = reinterpret_cast<uint16_t*>(args_.y);
-        StoreBf16First(to + (first + r) * args_.y_pitch + channel, kLanes, y);
+    const std::byte* sums =
+        sums_ + (panel_ * num_row_tiles_ + row_tile_) * kTileBytes + row_ * kTileRowBytes;
+    Element* y = reinterpret_cast<Element*>(args_.y) + first * args_.y_pitch +
+                 work_.panels[panel_] * kPanelChannels;
+    const bool is_whole =
+        first >= first_stored && row_ + kRowsAtOnce <= num_rows_ && finish_[panel_].is_whole();
+    if (!is_whole) {
+      for (int64_t r = 0; r < kRowsAtOnce && row_ + r < num_rows_; ++r) {
+        if (first + r >= first_stored) FinishRow<false>(sums, first, r, y);
       }
+    } else if (args_.accumulate) {
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < kRowsAtOnce; ++r) FinishRow<true, true>(sums, first, r, y);
     } else {
-      for (int64_t r = begin; r < row_ + count; ++r) {
-        finish.Row(first + r, Tile::LoadSums(sums + r * kTileRowBytes));
-      }
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < kRowsAtOnce; ++r) FinishRow<true, false>(sums, first, r, y);
+    }
+  }
+
+  // Row first + r, whose sums stand r rows after `sums` and whose result goes r rows after y.
+  template <bool kIsWhole, bool kAccumulate = false>
+  ENGINERY_INLINE void FinishRow(const std::byte* sums, int64_t first, int64_t r,
+                                 Element* y) const {
+    const auto sum = Tile::LoadSums(sums + r * kTileRowBytes);
+    Element* to = y + r * args_.y_pitch;
+    if constexpr (kGated) {
+      const std::byte* up = sums + num_row_tiles_ * kTileBytes + r * kTileRowBytes;
+      const F32 gate = finish_[panel_].Result(sum, args_, first + r);
+      const F32 product =
+          SiluMul(gate, finish_[panel_ + 1].Result(Tile::LoadSums(up), args_, first + r));
+      StoreBf16First(to, kLanes, product);
+    } else if constexpr (!kIsWhole) {
+      finish_[panel_].Row(sum, args_, first + r, to);
+    } else {
+      const F32 result = finish_[panel_].Result(sum, args_, first + r);
+      Store(to, kAccumulate ? enginery::Add(Load(to), result) : result);
     }
   }
 
   const LinearArgs args_;  // a copy: what is stored through y cannot change it
   TileWork work_{};
   int64_t num_row_tiles_ = 1, num_rows_ = 1;
-  int64_t panel_ = 0, row_tile_ = 0, row_ = 0, num_left_ = 0;  // the next row
+  int64_t panel_ = 0, row_tile_ = 0, row_ = 0, num_left_ = 0;  // the next piece
+  PanelFinish<Tile> finish_[4] = {PanelFinish<Tile>(args_, 0), PanelFinish<Tile>(args_, 0),
+                                  PanelFinish<Tile>(args_, 0), PanelFinish<Tile>(args_, 0)};
   alignas(64) std::byte sums_[4 * kTileBytes];
 };
 
@@ -179,11 +209,11 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
       }
     }
   };
-  // So many rows of the block before are finished after each step that none is left at the end. Not
-  // after the first steps: its sums are still on their way to memory.
+  // So many pieces of the block before are finished after each step that none is left at the end.
+  // Not after the first steps: its sums are still on their way to memory.
   constexpr int64_t kFirstStep = 3;
   const int64_t finishing_steps = steps.full - kFirstStep;
-  const int64_t rows_per_step =
+  const int64_t pieces_per_step =
       finishing_steps <= 0 ? 0 : (unfinished.num_left() + finishing_steps - 1) / finishing_steps;
   for (int64_t s = 0; s < steps.full; ++s) {
     multiply(x[0], x[kRowTiles - 1], args.x_pitch, weight);
@@ -206,7 +236,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
         prefetch.panels[p] += prefetch.lines_per_step * kTileRowBytes;
       }
     }
-    if (s >= kFirstStep) unfinished.Finish(rows_per_step);
+    if (s >= kFirstStep) unfinished.Finish(pieces_per_step);
     for (int t = 0; t < kRowTiles; ++t) x[t] += kTileRowBytes;
     for (int p = 0; p < kPanels; ++p) weight[p] += kTileBytes;
   }
@@ -234,7 +264,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
   if constexpr (kRowTiles * kPanels > 1) TileStore<1>(sums + kTileBytes, kTileRowBytes);
   if constexpr (kRowTiles * kPanels > 2) TileStore<2>(sums + 2 * kTileBytes, kTileRowBytes);
   if constexpr (kRowTiles * kPanels > 3) TileStore<3>(sums + 3 * kTileBytes, kTileRowBytes);
-  unfinished.Add(kPanels, kRowTiles, num_tile_rows, work);
+  unfinished.template Add<kPanels>(kRowTiles, num_tile_rows, work);
 }
 
 // Panels in the order in which blocks take them: of a gated product each gate's up follows it.

@@ -79,8 +79,9 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
   }
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
-    const PanelFinish<DotI8I8> finish(args, (panel + p) * kPanelChannels);
-    finish.Row(row, sums[p]);
+    const int64_t channel = (panel + p) * kPanelChannels;
+    const PanelFinish<DotI8I8> finish(args, channel);
+    finish.Row(sums[p], args, row, args.y + row * args.y_pitch + channel);
   }
 }
 
