@@ -139,7 +139,8 @@ TEST(quantised_weights_count_as_they_are_stored) {
   Harness harness(model);
   harness.profiler().set_enabled(true);
   harness.Step();
-  for (const OpProfile& op : harness.profiler().Steps()[1].ops) {
+  const std::vector<StepProfile> steps = harness.profiler().Steps();
+  for (const OpProfile& op : steps[1].ops) {
     if (op.role != "lm_head") continue;
     CHECK_EQ(op.unit, "i8");
     // Groups of 4 along the depth, scales and column sums.
