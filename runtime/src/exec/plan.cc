@@ -57,6 +57,12 @@ bool IsValue(const Operand& operand, uint32_t index) {
   return operand.kind == Operand::Kind::kValue && operand.index == index;
 }
 
+// Whether a `linear` adds to what is there; one that does not say so is taken to.
+bool Accumulates(const Step& linear) {
+  const auto found = linear.attributes.find("accumulate");
+  return found == linear.attributes.end() || found->second != Attribute(int64_t{0});
+}
+
 struct RegisteredOp {
   std::string_view name;
   uint32_t version;
@@ -185,13 +191,9 @@ bool PlanBuilder::FusesSiluMul(size_t index) const {
   }
   // The product is not added to something, y is not written over the x that is still read, and the
   // up begins with a panel.
-  const auto accumulate = linear.attributes.find("accumulate");
-  if (accumulate != linear.attributes.end() && accumulate->second != Attribute(int64_t{0})) {
-    return false;
-  }
   const uint32_t product = linear.outputs[0].index;
-  if (IsValue(linear.inputs[0], silu_mul.outputs[0].index) || product == plan_.logits ||
-      program_.values[product].columns % (2 * kPanelChannels) != 0) {
+  if (Accumulates(linear) || IsValue(linear.inputs[0], silu_mul.outputs[0].index) ||
+      product == plan_.logits || program_.values[product].columns % (2 * kPanelChannels) != 0) {
     return false;
   }
   // Nobody reads the product later: the next step that touches it writes it anew.
@@ -200,9 +202,7 @@ bool PlanBuilder::FusesSiluMul(size_t index) const {
     const auto is_product = [&](const Operand& operand) { return IsValue(operand, product); };
     if (std::ranges::any_of(step.inputs, is_product)) return false;
     if (std::ranges::any_of(step.outputs, is_product)) {
-      const auto adds = step.attributes.find("accumulate");
-      return step.op == "linear" && adds != step.attributes.end() &&
-             adds->second == Attribute(int64_t{0});
+      return step.op == "linear" && !Accumulates(step);
     }
   }
   return true;

@@ -15,17 +15,11 @@ namespace {
 template <bool kAccumulate, int kVectors>
 ENGINERY_INLINE void AttentionTiles(const uint16_t* a, int64_t a_pitch, const std::byte* b,
                                     int64_t b_pitch, int64_t steps, float* c, int64_t c_pitch) {
-  const int64_t c_bytes = c_pitch * 4;
+  auto* sums = reinterpret_cast<std::byte*>(c);
   if constexpr (kAccumulate) {
-    TileLoad<0>(c, c_bytes);
-    if constexpr (kVectors > 1) TileLoad<1>(c + 16, c_bytes);
-    if constexpr (kVectors > 2) TileLoad<2>(c + 32, c_bytes);
-    if constexpr (kVectors > 3) TileLoad<3>(c + 48, c_bytes);
+    LoadSums<kVectors>(sums, kTileRowBytes, c_pitch * 4);
   } else {
-    TileZero<0>();
-    if constexpr (kVectors > 1) TileZero<1>();
-    if constexpr (kVectors > 2) TileZero<2>();
-    if constexpr (kVectors > 3) TileZero<3>();
+    ZeroSums<kVectors>();
   }
   for (int64_t s = 0; s < steps; ++s) {
     TileLoad<kTileA>(a + 32 * s, a_pitch * 2);
@@ -45,10 +39,7 @@ ENGINERY_INLINE void AttentionTiles(const uint16_t* a, int64_t a_pitch, const st
       TileDotBf16<3, kTileA, kTileB + 1>();
     }
   }
-  TileStore<0>(c, c_bytes);
-  if constexpr (kVectors > 1) TileStore<1>(c + 16, c_bytes);
-  if constexpr (kVectors > 2) TileStore<2>(c + 32, c_bytes);
-  if constexpr (kVectors > 3) TileStore<3>(c + 48, c_bytes);
+  StoreSums<kVectors>(sums, kTileRowBytes, c_pitch * 4);
 }
 
 // All columns (a multiple of 16) of B, whose rows of pairs are columns * 4 bytes apart.

@@ -163,6 +163,10 @@ using DotI8I8 = DotI8I8Tile<4, 1>;
 // One row streams four panels at once, as memory likes it.
 using DotI8I8Row = DotI8I8Tile<1, 4>;
 
+// Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
+constexpr int kScoreRows = 4, kScoreVectors = 1;
+constexpr int kValueRows = 2, kValueVectors = 2;
+
 }  // namespace
 }  // namespace enginery
 

@@ -145,6 +145,10 @@ struct DotI8I8 {
   }
 };
 
+// Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
+constexpr int kScoreRows = 8, kScoreVectors = 2;
+constexpr int kValueRows = 6, kValueVectors = 4;
+
 }  // namespace
 }  // namespace enginery
 

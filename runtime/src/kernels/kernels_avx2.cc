@@ -2,16 +2,7 @@
 #include "kernels/dots_avx2.h"
 #include "kernels/lanes_avx2.h"
 
-namespace enginery {
-namespace {
-
-// Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
-constexpr int kScoreRows = 4, kScoreVectors = 1;
-constexpr int kValueRows = 2, kValueVectors = 2;
-
-}  // namespace
-}  // namespace enginery
-
+// What follows is written on the above.
 #include "kernels/table.h"
 
 namespace enginery {

@@ -2,16 +2,7 @@
 #include "kernels/dots_avx512.h"
 #include "kernels/lanes_avx512.h"
 
-namespace enginery {
-namespace {
-
-// Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
-constexpr int kScoreRows = 8, kScoreVectors = 2;
-constexpr int kValueRows = 6, kValueVectors = 4;
-
-}  // namespace
-}  // namespace enginery
-
+// What follows is written on the above.
 #include "kernels/linear_i4.h"
 #include "kernels/linear_i4_avx512.h"
 #include "kernels/table.h"

@@ -176,10 +176,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
     weight[p] = static_cast<const std::byte*>(args.weight) + work.panels[p] * steps.panel_bytes;
   }
 
-  TileZero<0>();
-  if constexpr (kRowTiles * kPanels > 1) TileZero<1>();
-  if constexpr (kRowTiles * kPanels > 2) TileZero<2>();
-  if constexpr (kRowTiles * kPanels > 3) TileZero<3>();
+  ZeroSums<kRowTiles * kPanels>();
   // The tile of sums of row tile t and panel p is p * kRowTiles + t.
   const auto multiply = [](const std::byte* x0, const std::byte* x1, int64_t x_pitch,
                            const std::byte* const(&w)[kPanels]) ENGINERY_LAMBDA_INLINE {
@@ -259,11 +256,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
     }
     multiply(last_x[0], last_x[kRowTiles - 1], kTileRowBytes, last);
   }
-  std::byte* sums = unfinished.sums();
-  TileStore<0>(sums, kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 1) TileStore<1>(sums + kTileBytes, kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 2) TileStore<2>(sums + 2 * kTileBytes, kTileRowBytes);
-  if constexpr (kRowTiles * kPanels > 3) TileStore<3>(sums + 3 * kTileBytes, kTileRowBytes);
+  StoreSums<kRowTiles * kPanels>(unfinished.sums(), kTileBytes, kTileRowBytes);
   unfinished.template Add<kPanels>(kRowTiles, num_tile_rows, work);
 }
 

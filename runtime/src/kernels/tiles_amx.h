@@ -55,6 +55,28 @@ template <int t>
 ENGINERY_INLINE void TileStore(void* base, int64_t stride) {
   __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(base), "r"(stride), "i"(t) : "memory");
 }
+// The first kCount tiles of C. In memory each begins `step` bytes after the one before.
+template <int kCount>
+ENGINERY_INLINE void ZeroSums() {
+  TileZero<0>();
+  if constexpr (kCount > 1) TileZero<1>();
+  if constexpr (kCount > 2) TileZero<2>();
+  if constexpr (kCount > 3) TileZero<3>();
+}
+template <int kCount>
+ENGINERY_INLINE void LoadSums(const std::byte* base, int64_t step, int64_t stride) {
+  TileLoad<0>(base, stride);
+  if constexpr (kCount > 1) TileLoad<1>(base + step, stride);
+  if constexpr (kCount > 2) TileLoad<2>(base + 2 * step, stride);
+  if constexpr (kCount > 3) TileLoad<3>(base + 3 * step, stride);
+}
+template <int kCount>
+ENGINERY_INLINE void StoreSums(std::byte* base, int64_t step, int64_t stride) {
+  TileStore<0>(base, stride);
+  if constexpr (kCount > 1) TileStore<1>(base + step, stride);
+  if constexpr (kCount > 2) TileStore<2>(base + 2 * step, stride);
+  if constexpr (kCount > 3) TileStore<3>(base + 3 * step, stride);
+}
 // C += A B over u8 by i8 in i32, exactly.
 template <int c, int a, int b>
 ENGINERY_INLINE void TileDotU8I8() {
