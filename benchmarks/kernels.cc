@@ -150,13 +150,15 @@ class Product {
         x_scale_(static_cast<size_t>(rows)),
         scale_(static_cast<size_t>(n)),
         column_sums_(static_cast<size_t>(n)),
-        y_(static_cast<size_t>(rows * n)) {
+        y_(static_cast<size_t>(rows * n)),
+        scratch_(Zeros(enginery::LinearScratchBytes(rows, k))) {
     args_.x = x_.get();
     args_.x_pitch = k * scheme.x_bytes;
     args_.x_scale = x_scale_.data();
     args_.weight = weight_.get();
     args_.scale = scale_.data();
     args_.column_sums = column_sums_.data();
+    args_.scratch = static_cast<std::byte*>(scratch_.get());
     args_.y = y_.data();
     args_.y_pitch = n;
     args_.num_rows = rows;
@@ -183,6 +185,7 @@ class Product {
   std::vector<float> x_scale_, scale_;
   std::vector<int32_t> column_sums_;
   std::vector<float> y_;
+  Bytes scratch_;
   LinearArgs args_{};
 };
 

@@ -42,13 +42,20 @@ struct DotF32F32 : FloatDot {
   static constexpr int kMaxRows = 6;
   static constexpr int kGroup = 1, kWeightBytes = 64, kInputBytes = 4;
   using Weight = F32;
-  using Input = __m256;
+  using Input = const std::byte*;
   static ENGINERY_INLINE F32 Load(const std::byte* p) {
     return enginery::Load(reinterpret_cast<const float*>(p));
   }
-  static ENGINERY_INLINE __m256 Broadcast(const std::byte* p) { return BroadcastF32(p); }
-  static ENGINERY_INLINE void Accumulate(F32& sum, const F32& w, const __m256& x) {
-    sum = MulAddBroadcast(x, w, sum);
+  static ENGINERY_INLINE const std::byte* Broadcast(const std::byte* p) { return p; }
+  // In assembly because GCC 12 would load all rows' inputs first, and has no registers for them.
+  static ENGINERY_INLINE void Accumulate(F32& sum, const F32& w, const std::byte* x) {
+    __m256 input;
+    __asm__(
+        "vbroadcastss %[x], %[input]\n"
+        "vfmadd231ps %[input], %[w_low], %[sum_low]\n"
+        "vfmadd231ps %[input], %[w_high], %[sum_high]"
+        : [sum_low] "+x"(sum.low), [sum_high] "+x"(sum.high), [input] "=&x"(input)
+        : [w_low] "x"(w.low), [w_high] "x"(w.high), [x] "m"(*reinterpret_cast<const float*>(x)));
   }
 };
 
@@ -123,13 +130,8 @@ struct DotBf16I8 : DotXI8 {
   }
 };
 
-// vpmaddubsw multiplies unsigned by signed and saturates its i16 sums: magnitudes of weights by
-// inputs with the signs of the weights stay within 2 * 128 * 127. Inputs become signed again, so
-// sums need no correction. vpmaddwd with ones adds the pairs: 8 channels in a register.
-template <int kRowTile, int kPanelTile>
-struct DotI8I8Tile {
-  static constexpr int kMaxRows = kRowTile, kPanels = kPanelTile;
-  static constexpr int kGroup = 4, kWeightBytes = 64, kInputBytes = 4;
+// Exact sums of signed products, 8 channels in a register: nothing to correct.
+struct ExactDot {
   struct Halves {
     __m256i low, high;
   };
@@ -138,6 +140,23 @@ struct DotI8I8Tile {
   using Input = __m256i;
   static ENGINERY_INLINE Halves Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static ENGINERY_INLINE Halves Load(const std::byte* p) { return {Load256(p), Load256(p + 32)}; }
+  struct Columns {
+    Columns(const LinearArgs&, int64_t, int64_t) {}
+  };
+  static ENGINERY_INLINE F32 Result(const Halves& sum, const Columns&, const LinearArgs& args,
+                                    int64_t row) {
+    const F32 exact = {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
+    return Mul(exact, Set1(args.x_scale[row]));
+  }
+};
+
+// vpmaddubsw multiplies unsigned by signed and saturates its i16 sums: magnitudes of weights by
+// inputs with the signs of the weights stay within 2 * 128 * 127. Inputs become signed again.
+// vpmaddwd with ones adds the pairs.
+template <int kRowTile, int kPanelTile>
+struct DotI8I8Tile : ExactDot {
+  static constexpr int kMaxRows = kRowTile, kPanels = kPanelTile;
+  static constexpr int kGroup = 4, kWeightBytes = 64, kInputBytes = 4;
   static ENGINERY_INLINE __m256i Broadcast(const std::byte* p) {
     static_assert(kActivationZeroPoint == 128);
     return _mm256_xor_si256(Broadcast32(p), _mm256_set1_epi8(-128));
@@ -149,14 +168,6 @@ struct DotI8I8Tile {
   static ENGINERY_INLINE void Accumulate(Halves& sum, const Halves& w, const __m256i& x) {
     sum.low = _mm256_add_epi32(sum.low, Products(w.low, x));
     sum.high = _mm256_add_epi32(sum.high, Products(w.high, x));
-  }
-  struct Columns {
-    Columns(const LinearArgs&, int64_t, int64_t) {}
-  };
-  static ENGINERY_INLINE F32 Result(const Halves& sum, const Columns&, const LinearArgs& args,
-                                    int64_t row) {
-    const F32 exact = {_mm256_cvtepi32_ps(sum.low), _mm256_cvtepi32_ps(sum.high)};
-    return Mul(exact, Set1(args.x_scale[row]));
   }
 };
 using DotI8I8 = DotI8I8Tile<4, 1>;

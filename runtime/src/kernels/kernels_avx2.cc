@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/dots_avx2.h"
 #include "kernels/lanes_avx2.h"
+#include "kernels/linear_widened_avx2.h"
 
 // What follows is written on the above.
 #include "kernels/table.h"
@@ -8,7 +9,18 @@
 namespace enginery {
 namespace {
 
-void LinearI8I8(const LinearArgs& args) {
+// From as many rows on as pay for widening.
+template <LinearKernel kDirect, class Widen>
+void WidenedFrom(const LinearArgs& args) {
+  constexpr int64_t kMinRows = 8;
+  if (args.num_rows < kMinRows) {
+    kDirect(args);
+  } else {
+    WidenedLinear<Widen>(args);
+  }
+}
+
+void FewRowsI8I8(const LinearArgs& args) {
   if (args.num_rows == 1) {
     Linear<DotI8I8Row>(args);
   } else {
@@ -21,8 +33,12 @@ void LinearI8I8(const LinearArgs& args) {
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kKernels = [] {
     Kernels kernels = MakeKernels("avx2");
-    kernels.linear_i8_i8 = LinearI8I8;
-    kernels.linear_i8_i4 = LinearI8I4<LinearI8I8>;
+    kernels.linear_f32_f32 = WidenedFrom<Linear<DotF32F32>, WidenF32F32>;
+    kernels.linear_bf16_bf16 = WidenedFrom<Linear<DotBf16Bf16>, WidenBf16Bf16>;
+    kernels.linear_i8_i8 = WidenedFrom<FewRowsI8I8, WidenI8I8>;
+    kernels.linear_f32_i8 = WidenedFrom<Linear<DotF32I8>, WidenXI8<RowF32>>;
+    kernels.linear_bf16_i8 = WidenedFrom<Linear<DotBf16I8>, WidenXI8<RowBf16>>;
+    kernels.linear_i8_i4 = WidenedFrom<LinearI8I4<FewRowsI8I8>, WidenI8I4>;
     return kernels;
   }();
   return kKernels;

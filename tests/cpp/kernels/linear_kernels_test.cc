@@ -132,7 +132,6 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.kernel = &Kernels::linear_i8_i4;
     c.weight = PackI4(weight.codes, n, k);
     c.group_scales = Pack(weight.group_scales, n, weight.num_groups, 1);
-    c.scratch.resize(static_cast<size_t>(UnpackScratchBytes(k)));
     w = ToDouble(weight.products);
     for (int64_t i = 0; i < n; ++i) {
       c.column_sums.push_back(std::accumulate(weight.products.begin() + i * k,
@@ -164,13 +163,14 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.x = BytesOf(bf16);
     x = ToDouble(bf16);
   }
+  c.scratch.resize(static_cast<size_t>(LinearScratchBytes(rows, k)));
   Expect(c, x, w);
   return c;
 }
 
 constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 50};
 constexpr int64_t kChannels[] = {1, 15, 16, 17, 64, 111};
-constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130, 262};
+constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130, 262, 525};
 
 TEST(products_agree_with_double) {
   for (const Kernels* kernels : AvailableKernels()) {

@@ -124,9 +124,7 @@ PreparedStep PrepareLinearSiluMul(const StepReader& linear, const StepReader& si
   const size_t rounded =
       y.dtype == DType::kI8 ? plan.AddBuffer(y.rows, DType::kBF16, y.columns) : y.index;
   // Behind what the kernel itself takes of the scratch.
-  const int64_t offset = product.args.group_scales == nullptr
-                             ? 0
-                             : (UnpackScratchBytes(product.args.k) + 63) / 64 * 64;
+  const int64_t offset = (product.scratch_bytes + 63) / 64 * 64;
   plan.RequireThreadScratch(offset + 2 * kPieceFloats * 4);
   return std::make_unique<LinearSiluMul>(std::move(product), y, rounded, offset);
 }

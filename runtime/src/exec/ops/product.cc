@@ -33,9 +33,18 @@ constexpr std::array kSchemes = {
 // Beyond this many columns the i32 sums of 127 * 127 could overflow.
 constexpr int64_t kMaxQuantizedColumns = 131072;
 
-constexpr int64_t kPanelsPerGroup = 4;  // what kernels take at once
+// What kernels take at once.
+constexpr int64_t kPanelsPerGroup = 4, kRowMultiple = 32;
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Each block of rows reads all weights: as many rows as a thread owns, but so many that multiplying
+// takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the weights.
+int64_t MaxBlockRows(int64_t row_bytes) {
+  constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96;
+  const int64_t rows = std::max(kBlockBytes / row_bytes, kMinRows);
+  return std::min(ProductTasks::kMaxRows, CeilDiv(rows, kRowMultiple) * kRowMultiple);
+}
 
 const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Tensor& weight) {
   for (const Scheme& scheme : kSchemes) {
@@ -99,13 +108,16 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
   }
   if (has_groups) {
     args.group_scales = GroupScales(step, 5, y.columns, x.columns);
-    plan.RequireThreadScratch(UnpackScratchBytes(x.columns));
   }
+  const auto row_bytes = static_cast<int64_t>(ElementBits(x.dtype) / 8) * x.columns;
+  const int64_t scratch_bytes = LinearScratchBytes(MaxBlockRows(row_bytes), x.columns);
+  plan.RequireThreadScratch(scratch_bytes);
   return {x,
           args,
           scheme.kernel,
           scheme.gated_kernel,
           PanelBytes(x.columns, scheme.group),
+          scratch_bytes,
           ProductWork(step, 1, x)};
 }
 
@@ -126,15 +138,11 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
     : num_rows_(num_rows), num_panels_(num_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
   const int64_t num_threads = context.pool.num_threads();
-  // Each block of rows reads all weights: as many rows as a thread owns, but so many that
-  // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
-  // weights. A multiple of what kernels take at once.
-  constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96, kMinOwnedRows = 256, kMultiple = 32;
+  constexpr int64_t kMinOwnedRows = 256;
   const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows, num_threads));
-  const int64_t max_rows =
-      std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
+  const int64_t max_rows = std::min(MaxBlockRows(x.pitch), owned_rows);
   num_row_blocks_ = CeilDiv(num_rows, max_rows);
-  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
+  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kRowMultiple) * kRowMultiple;
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
   num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
   // As many chunks for each thread: an odd one would be waited for.

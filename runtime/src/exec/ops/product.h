@@ -17,6 +17,7 @@ struct Product {
   LinearKernel Kernels::* kernel;
   LinearKernel Kernels::* gated_kernel;  // null: none in any table
   int64_t panel_bytes;
+  int64_t scratch_bytes;  // that the kernels take of the thread's
   ProductWork work;
 
   // The arguments for rows [row, row + num_rows) of x; y is left to the caller.

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Products of many rows with AVX2, which multiplies neither bf16 nor i8: both factors are widened
+// to f32 or i16 before they are multiplied, x once per call and weights block by block, each block
+// once for all rows. The widened block of a panel and a tile's piece of x stay in L1 meanwhile;
+// sums wait in the scratch from block to block.
+//
+// Every output walks K in the order of the direct kernels (linear.h), and storing a sum and loading
+// it changes nothing: bits are the same. i16 sums are exact in any order.
+#ifndef ENGINERY_SRC_KERNELS_LINEAR_WIDENED_AVX2_H_
+#define ENGINERY_SRC_KERNELS_LINEAR_WIDENED_AVX2_H_
+
+#include "kernels/dots_avx2.h"
+#include "kernels/kernels.h"
+#include "kernels/linear.h"
+
+namespace enginery {
+namespace {
+
+// Pairs of i16: 16 channels by 2 k in 64 bytes, as n16k2. 6 rows take 12 accumulators.
+struct DotI16I16 : ExactDot {
+  static constexpr int kMaxRows = 6, kPanels = 1;
+  static constexpr int kGroup = 2, kWeightBytes = 64, kInputBytes = 4;
+  using Input = const std::byte*;
+  static ENGINERY_INLINE const std::byte* Broadcast(const std::byte* p) { return p; }
+  static ENGINERY_INLINE void Accumulate(Halves& sum, const Halves& w, const std::byte* x) {
+    __m256i low, high;
+    __asm__(
+        "vpbroadcastd %[x], %[high]\n"
+        "vpmaddwd %[high], %[w_low], %[low]\n"
+        "vpmaddwd %[high], %[w_high], %[high]\n"
+        "vpaddd %[low], %[sum_low], %[sum_low]\n"
+        "vpaddd %[high], %[sum_high], %[sum_high]"
+        : [sum_low] "+x"(sum.low), [sum_high] "+x"(sum.high), [low] "=&x"(low), [high] "=&x"(high)
+        : [w_low] "x"(w.low), [w_high] "x"(w.high), [x] "m"(*reinterpret_cast<const int32_t*>(x)));
+  }
+};
+
+ENGINERY_INLINE void Store256(std::byte* p, __m256i a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a);
+}
+ENGINERY_INLINE void Store512(std::byte* p, const F32& a) { Store(reinterpret_cast<float*>(p), a); }
+
+// Calls piece(from, to) for whole pieces of kPiece elements of a row of k, the last one from a copy
+// that is zero past the row's end, where memory may be anything.
+template <int64_t kPiece, int64_t kFromBytes, int64_t kToBytes, class Piece>
+ENGINERY_INLINE void WidenRow(const std::byte* x, int64_t k, std::byte* to, Piece piece) {
+  int64_t i = 0;
+  for (; i + kPiece <= k; i += kPiece) piece(x + i * kFromBytes, to + i * kToBytes);
+  if (i == k) return;
+  std::byte last[kPiece * kFromBytes] = {};
+  __builtin_memcpy(last, x + i * kFromBytes, static_cast<size_t>((k - i) * kFromBytes));
+  piece(last, to + i * kToBytes);
+}
+
+// How the factors of a product become operands of Dot: `Weights` of the k [begin, end) of a panel,
+// begin a multiple of 256; `Row` of a row of x, zeros past its end up to a multiple of 16.
+struct RowF32 {
+  using Dot = DotF32F32;
+  static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
+    WidenRow<8, 4, 4>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
+      Store256(at, Load256(from));
+    });
+  }
+};
+struct WidenF32F32 : RowF32 {
+  static constexpr int64_t kWeightStep = 1;  // k in 64 bytes of a panel
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 1) * panel;
+    __builtin_memcpy(to, from + begin * kLineBytes, static_cast<size_t>((end - begin) * 64));
+  }
+};
+
+struct RowBf16 {
+  using Dot = DotF32F32;
+  static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
+    WidenRow<16, 2, 4>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
+      Store512(at, LoadBf16(reinterpret_cast<const uint16_t*>(from)));
+    });
+  }
+};
+struct WidenBf16Bf16 : RowBf16 {
+  static constexpr int64_t kWeightStep = 2;
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 2) * panel;
+    for (int64_t k = begin; k < end; k += 2) {
+      const DotBf16Bf16::Weight pair = DotBf16Bf16::Load(from + k * 32);
+      Store512(to + (k - begin) * 64, pair.even);
+      Store512(to + (k - begin + 1) * 64, pair.odd);
+    }
+  }
+};
+
+template <class Rows>
+struct WidenXI8 : Rows {
+  static constexpr int64_t kWeightStep = 4;
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 4) * panel;
+    for (int64_t k = begin; k < end; k += 4) {
+      const DotXI8::Weight four = DotXI8::Load(from + k * 16);
+      for (int j = 0; j < 4; ++j) {
+        Store512(to + (k - begin + j) * 64, four.k[j]);
+      }
+    }
+  }
+};
+
+// Bytes 0 and 2 of each 32 bits as a pair of i16, and bytes 1 and 3: which k stand together does
+// not matter as long as x and W agree.
+ENGINERY_INLINE __m256i EvenBytes(__m256i bytes) {
+  return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+}
+ENGINERY_INLINE __m256i OddBytes(__m256i bytes) { return _mm256_srai_epi16(bytes, 8); }
+
+struct RowI8 {
+  using Dot = DotI16I16;
+  static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
+    WidenRow<16, 1, 2>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
+      static_assert(kActivationZeroPoint == 128);
+      const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      const __m128i bytes = _mm_xor_si128(codes, _mm_set1_epi8(-128));
+      const __m128i even = _mm_srai_epi16(_mm_slli_epi16(bytes, 8), 8);
+      const __m128i odd = _mm_srai_epi16(bytes, 8);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm_unpacklo_epi32(even, odd));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 16), _mm_unpackhi_epi32(even, odd));
+    });
+  }
+  // 64 bytes of a panel in n16k4.
+  static ENGINERY_INLINE void Four(const std::byte* from, std::byte* to) {
+    const __m256i low = Load256(from);
+    const __m256i high = Load256(from + 32);
+    Store256(to, EvenBytes(low));
+    Store256(to + 32, EvenBytes(high));
+    Store256(to + 64, OddBytes(low));
+    Store256(to + 96, OddBytes(high));
+  }
+};
+struct WidenI8I8 : RowI8 {
+  static constexpr int64_t kWeightStep = 4;
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 4) * panel;
+    for (int64_t k = begin; k < end; k += 4) Four(from + k * 16, to + (k - begin) * 32);
+  }
+};
+struct WidenI8I4 : RowI8 {
+  static constexpr int64_t kWeightStep = 8;
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 8) * panel;
+    const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
+    const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
+    for (int64_t group = begin; group < end; group += kWeightGroup) {
+      const GroupScales scale = LoadGroupScales(scales + group / kWeightGroup * kPanelChannels);
+      const int64_t group_end = group + kWeightGroup < end ? group + kWeightGroup : end;
+      for (int64_t k = group; k < group_end; k += 8) {
+        alignas(32) std::byte eight[128];
+        Unpack64(from + k * 8, scale, eight);
+        Four(eight, to + (k - begin) * 32);
+        Four(eight + 64, to + (k - begin + 4) * 32);
+      }
+    }
+  }
+};
+
+// kRows rows by one panel over `groups` groups of k, beginning with what `sums` hold.
+template <class Dot, int kRows>
+ENGINERY_INLINE void WidenedTile(const std::byte* x, int64_t x_pitch, const std::byte* weights,
+                                 int64_t groups, typename Dot::Accumulator* sums) {
+  typename Dot::Accumulator tile[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) tile[r] = sums[r];
+  for (int64_t g = 0; g < groups; ++g) {
+    const typename Dot::Weight w = Dot::Load(weights + g * Dot::kWeightBytes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      Dot::Accumulate(tile[r], w, Dot::Broadcast(x + r * x_pitch + g * Dot::kInputBytes));
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) sums[r] = tile[r];
+}
+
+template <class Dot, int kRows>
+ENGINERY_INLINE void WidenedTileOf(int64_t num_rows, const std::byte* x, int64_t x_pitch,
+                                   const std::byte* weights, int64_t groups,
+                                   typename Dot::Accumulator* sums) {
+  if constexpr (kRows > 1) {
+    if (num_rows < kRows) {
+      return WidenedTileOf<Dot, kRows - 1>(num_rows, x, x_pitch, weights, groups, sums);
+    }
+  }
+  WidenedTile<Dot, kRows>(x, x_pitch, weights, groups, sums);
+}
+
+// args.scratch holds a block of weights (half of an L1 of 32 KiB), sums and x.
+template <class Widen>
+void WidenedLinear(const LinearArgs& args) {
+  using Dot = typename Widen::Dot;
+  using Accumulator = typename Dot::Accumulator;
+  constexpr int64_t kBlock = kWidenedGroups * Dot::kGroup;
+  static_assert(kBlock % kWeightGroup == 0 && sizeof(Accumulator) == kLineBytes);
+  const auto round_up = [](int64_t k, int64_t to) { return (k + to - 1) / to * to; };
+  const int64_t padded_k = round_up(args.k, 16);
+  const int64_t x_pitch = padded_k / Dot::kGroup * Dot::kInputBytes + kLineBytes;
+
+  std::byte* weights = args.scratch;
+  auto* sums = reinterpret_cast<Accumulator*>(weights + kWidenedGroups * Dot::kWeightBytes);
+  std::byte* x = reinterpret_cast<std::byte*>(sums + args.num_rows);
+  for (int64_t r = 0; r < args.num_rows; ++r) {
+    Widen::Row(static_cast<const std::byte*>(args.x) + r * args.x_pitch, args.k, x + r * x_pitch);
+  }
+  const int64_t num_tiles = (args.num_rows + Dot::kMaxRows - 1) / Dot::kMaxRows;
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
+    for (int64_t r = 0; r < args.num_rows; ++r) sums[r] = Dot::Zero();
+    for (int64_t begin = 0; begin < args.k; begin += kBlock) {
+      const int64_t left = round_up(args.k - begin, Widen::kWeightStep);
+      const int64_t count = left < kBlock ? left : kBlock;
+      Widen::Weights(args, panel, begin, begin + count, weights);
+      int64_t row = 0;
+      for (int64_t t = 0; t < num_tiles; ++t) {
+        const int64_t end = args.num_rows * (t + 1) / num_tiles;
+        WidenedTileOf<Dot, Dot::kMaxRows>(
+            end - row, x + row * x_pitch + begin / Dot::kGroup * Dot::kInputBytes, x_pitch, weights,
+            count / Dot::kGroup, sums + row);
+        row = end;
+      }
+    }
+    const PanelFinish<Dot> finish(args, panel * kPanelChannels);
+    for (int64_t r = 0; r < args.num_rows; ++r) {
+      finish.Row(sums[r], args, r, args.y + r * args.y_pitch + panel * kPanelChannels);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace enginery
+
+#endif  // ENGINERY_SRC_KERNELS_LINEAR_WIDENED_AVX2_H_
