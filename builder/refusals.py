@@ -41,8 +41,6 @@ def kv_dtype_refusal(dtype: str, sku: Sku, accepted: Sequence[str]) -> tuple[str
     if dtype not in ("fp8", "int8"):
         return "", ""
     reason = _sm_reason(sku, FP8_SM) if dtype == "fp8" else ""
-    if sku.gpu is None:
-        reason = f"target {sku.target} keeps keys and values in 16 or 32 bits"
     other = "int8" if dtype == "fp8" else "fp8"
     return reason, f"the nearest that is built is {other if other in accepted else 'auto'}"
 

@@ -29,9 +29,10 @@ from enginery.quantization.rounding import (
     widen,
 )
 from enginery.quantization.scaling import QuantizationError, row_amax, row_scale
-from enginery.quantization.schemes import SCHEMES, Scheme
+from enginery.quantization.schemes import CODE_KV_DTYPES, SCHEMES, Scheme
 
 __all__ = [
+    "CODE_KV_DTYPES",
     "E4M3_MAX",
     "INT4_BLOCK",
     "SCHEMES",

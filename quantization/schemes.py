@@ -114,6 +114,9 @@ FP8 = Scheme(
     nearest=("int8_sq", "int8_dynamic", "int8_wo", "none"),
 )
 
+CODE_KV_DTYPES = ("fp8", "int8")
+"""Dtypes of the KV cache that are codes of a scale per layer, one of keys and one of values."""
+
 SCHEMES = {
     scheme.name: scheme
     for scheme in (NONE, INT8_WO, INT8_DYNAMIC, W4A8_DYNAMIC, INT4_WO, INT8_SQ, FP8)

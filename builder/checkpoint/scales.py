@@ -38,6 +38,15 @@ def kv_scale_name(layer: int, which: str) -> str:
     return f"model.layers.{layer}.self_attn.{which}_proj.{which}_scale"
 
 
+def read_kv_scale(checkpoint: Checkpoint, layer: int, which: str) -> np.float32:
+    """The scale of a layer's keys ("k") or values ("v"); 1 where the checkpoint has none.
+
+    Without calibration FP8 covers +-448, which keys and values do not leave.
+    """
+    name = kv_scale_name(layer, which)
+    return np.float32(checkpoint.read_scalar(name) if name in checkpoint.tensors else 1)
+
+
 def scale_problem(name: str, info: TensorInfo) -> Problem | None:
     """What is wrong with a scale's shape, or None."""
     if info.shape in SCALE_SHAPES:

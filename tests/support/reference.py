@@ -83,7 +83,7 @@ class _Rank:
         self._tokens, self._positions = tokens, positions
         self._values = {}
         for step in self.engine.steps:
-            assert step.version == 1 or (step.op, step.version) == ("linear", 2)
+            assert step.version == 1 or step.op in ("linear", "kv_append", "paged_attention")
             if step.op in ("all_reduce", "all_gather"):
                 yield step.op, self._float(step.inputs[0])
                 assert self.exchange is not None
@@ -161,7 +161,7 @@ class _Rank:
         self._store(step, y)
 
     def _kv_append(self, step: StepRecord) -> None:
-        qkv, inv_freq, q_norm, k_norm = step.inputs
+        qkv, inv_freq, q_norm, k_norm, *scales = step.inputs
         attributes, engine = step.attributes, self.engine.attributes
         num_heads, num_kv_heads = engine["num_heads"], engine["num_kv_heads"]
         assert step.inputs[0] == step.outputs[0]
@@ -176,6 +176,12 @@ class _Rank:
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if engine["kv_cache_dtype"] == "bfloat16":
             k, v = round_to_bfloat16(k), round_to_bfloat16(v)
+        assert (step.version == 2) == (engine["kv_cache_dtype"] in ("int8", "fp8"))
+        if scales:
+            k, v = (
+                round_to_codes(x, self._weight(scale)[0], engine["kv_cache_dtype"])
+                for x, scale in zip((k, v), scales, strict=True)
+            )
         layer = attributes["layer"]
         none = np.empty((0, *k.shape[1:]), np.float32)
         self._keys[layer] = np.concatenate([self._keys.get(layer, none), k])
@@ -184,6 +190,7 @@ class _Rank:
 
     def _paged_attention(self, step: StepRecord) -> None:
         attributes, engine = step.attributes, self.engine.attributes
+        assert len(step.inputs) == (3 if step.version == 2 else 1)
         num_heads, group = engine["num_heads"], engine["num_heads"] // engine["num_kv_heads"]
         heads = self._float(step.inputs[0]).reshape(len(self._tokens), -1, engine["head_dim"])
         q = heads[:, :num_heads].transpose(1, 0, 2)  # [num_heads, tokens, head_dim]
@@ -241,6 +248,20 @@ def round_to_bfloat16(x: FloatArray) -> FloatArray:
     bits = np.ascontiguousarray(x).view(np.uint32)
     kept = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return (kept << np.uint32(16)).view(np.float32)
+
+
+def round_to_codes(x: FloatArray, scale: np.float32, dtype: str) -> FloatArray:
+    """Values rounded to codes of int8 or fp8 (E4M3), saturated, times the scale."""
+    codes = x * (np.float32(1) / scale)
+    if dtype == "int8":
+        codes = np.clip(np.rint(codes), -128, 127)
+    else:
+        codes = np.clip(codes, -448, 448)
+        exponent = np.maximum(np.frexp(np.abs(codes))[1] - 1, -6)  # below lie subnormal numbers
+        unit = np.ldexp(np.float32(1), exponent - 3)
+        codes = np.rint(codes / unit) * unit
+    result: FloatArray = codes.astype(np.float32) * scale
+    return result
 
 
 def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 from enginery.builder.build import build, plan_build
 from enginery.builder.options import BuildRequest
+from enginery.quantization import CODE_KV_DTYPES
 
 from .checkpoints import write_tiny_checkpoint
+from .scales import add_scales
 
 # As options of a build.
 SCHEMES: dict[str, dict[str, str]] = {
@@ -18,12 +22,22 @@ SCHEMES: dict[str, dict[str, str]] = {
     "int8_wo": {"dtype": "bfloat16", "qformat": "int8_wo"},
     "int8_dynamic": {"dtype": "bfloat16", "qformat": "int8_dynamic"},
     "w4a8_dynamic": {"dtype": "bfloat16", "qformat": "w4a8_dynamic"},
+    "int8_kv": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
+    "fp8_kv": {"dtype": "bfloat16", "kv_cache_dtype": "fp8"},
 }
 
 
 def build_engine(model: Path, output: Path, scheme: str = "float32", **options: Any) -> Path:
-    """Builds the checkpoint `model` into `output`, with options of `BuildRequest`."""
+    """Builds the checkpoint `model` into `output`, with options of `BuildRequest`.
+
+    Where the KV cache takes scales, a copy of the checkpoint gets them.
+    """
     request = BuildRequest(model=model, output=output, **{**SCHEMES[scheme], **options})
+    if request.kv_cache_dtype in CODE_KV_DTYPES:
+        scaled = output.with_name(f"{output.name}-checkpoint")
+        shutil.copytree(model, scaled)
+        add_scales(scaled, kv_cache_dtype=request.kv_cache_dtype)
+        request = dataclasses.replace(request, model=scaled)
     build(plan_build(request))
     return output
 

@@ -29,6 +29,8 @@ RANDOM_WEIGHTS = {
     "int8_wo": Tolerance(0.06, "weights in 255 steps per output channel, the rest as bfloat16"),
     "int8_dynamic": Tolerance(0.085, "weights and activations in 255 steps, per token"),
     "w4a8_dynamic": Tolerance(0.75, "weights in 16 steps per group; activations as above"),
+    "int8_kv": Tolerance(0.07, "keys and values in 255 steps of a scale per layer"),
+    "fp8_kv": Tolerance(0.2, "keys and values keep 4 bits of mantissa"),
 }
 
 # By scheme: the trained demo checkpoint, four layers deep.
@@ -38,6 +40,8 @@ DEMO = {
     "int8_wo": Tolerance(0.03, "as above"),
     "int8_dynamic": Tolerance(0.085, "as above; trained activations have larger outliers"),
     "w4a8_dynamic": Tolerance(0.33, "as above"),
+    "int8_kv": Tolerance(0.25, "as above, with scales that were not calibrated"),
+    "fp8_kv": Tolerance(0.25, "as above"),
 }
 
 # By scheme: an engine of two ranks against one of one rank.
@@ -47,6 +51,8 @@ TENSOR_PARALLEL = {
     "int8_wo": Tolerance(0.01, "as bfloat16: the codes are the same"),
     "int8_dynamic": Tolerance(0.085, "each rank scales its share of an activation by itself"),
     "w4a8_dynamic": Tolerance(0.085, "as int8_dynamic: the codes are the same"),
+    "int8_kv": Tolerance(0.02, "keys and values that round to another code"),
+    "fp8_kv": Tolerance(0.03, "as int8_kv"),
 }
 
 # Of the demo text's positions, so many must have a greedy token that the tolerance cannot change.

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.checkpoint.scales import read_kv_scale
 from enginery.builder.engine.program import INT4, PANEL, Tensor
 from enginery.builder.network.network import Network
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
 from enginery.builder.targets.rope import inverse_frequencies
 from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
-from enginery.quantization import INT4_BLOCK
+from enginery.quantization import CODE_KV_DTYPES, INT4_BLOCK
 
 PACKED_LAYOUTS = {"f32": "n16k1", "bf16": "n16k2", "i8": "n16k4", INT4: "n16k8"}
 
@@ -46,12 +47,19 @@ class Constants:
     Attributes:
         tensors: in file order.
         inv_freq: inverse frequencies of the rotary embedding, f32 `[head_dim / 2]`.
+        kv_scales: for each layer the scales of its keys and of its values, f32 `[1]`; empty where
+            the KV cache is not quantised.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, kv_cache_dtype: str) -> None:
         config = network.config
         self._frequencies = inverse_frequencies(config.rope, config.head_dim)
         self.inv_freq = Tensor("rope.inv_freq", "f32", "rows", self._frequencies.shape)
+        num_scaled = config.num_layers if kv_cache_dtype in CODE_KV_DTYPES else 0
+        self.kv_scales = [
+            tuple(Tensor(f"layers.{layer}.{which}_scale", "f32", "rows", (1,)) for which in "kv")
+            for layer in range(num_scaled)
+        ]
         self._weights: dict[Weight, PackedWeight] = {}
         # The dtype of what each is multiplied with.
         in_linears = {
@@ -62,7 +70,11 @@ class Constants:
                 if isinstance(operand, Weight) and operand not in self._weights:
                     self._weights[operand] = _packed(operand, in_linears.get(operand))
         weights = self._weights.values()
-        self.tensors = (self.inv_freq, *(tensor for packed in weights for tensor in packed.tensors))
+        self.tensors = (
+            self.inv_freq,
+            *(tensor for scales in self.kv_scales for tensor in scales),
+            *(tensor for packed in weights for tensor in packed.tensors),
+        )
         assert len({tensor.name for tensor in self.tensors}) == len(self.tensors)
 
     def packed(self, weight: Weight) -> PackedWeight:
@@ -73,6 +85,10 @@ class Constants:
         """Yields the tensors' bytes; see `enginery.builder.targets.target.WeightStream`."""
         yield 0, _bytes(self._frequencies)
         index = 1
+        for layer in range(len(self.kv_scales)):
+            for which in "kv":
+                yield index, _bytes(np.array([read_kv_scale(checkpoint, layer, which)]))
+                index += 1
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             for packed in self._weights.values():
                 rest: list[PackedRows] = []

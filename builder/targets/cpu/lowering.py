@@ -13,7 +13,6 @@ from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.rope import rope_scale
 
 LAYER_PREFIX = re.compile(r"^layers\.\d+\.")
-GROUPED_LINEAR_VERSION = 2  # of `linear`: with an operand more, the scales of groups
 
 
 def lower_steps(network: Network, constants: Constants) -> tuple[list[Buffer], list[Step]]:
@@ -87,9 +86,16 @@ class _Lowering:
 
     def step(self, node: Node) -> Step:
         inputs, attributes = getattr(self, f"_{node.op}", self._plain)(node)
-        is_grouped = node.op == "linear" and node.weight(1).dtype == INT4
-        version = GROUPED_LINEAR_VERSION if is_grouped else 1
-        return Step(node.op, inputs, (self.buffers[node.output],), attributes, version)
+        outputs = (self.buffers[node.output],)
+        return Step(node.op, inputs, outputs, attributes, self._version(node))
+
+    def _version(self, node: Node) -> int:
+        """2 where the step takes scales besides: those of groups, or of keys and values."""
+        if node.op == "linear":
+            return 2 if node.weight(1).dtype == INT4 else 1
+        if node.op in ("kv_append", "paged_attention"):
+            return 2 if self.constants.kv_scales else 1
+        return 1
 
     def _plain(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         return tuple(self.buffers[node.value(i)] for i in range(len(node.inputs))), {}
@@ -121,6 +127,7 @@ class _Lowering:
             self.constants.inv_freq,
             self._tensor(node, 1),
             self._tensor(node, 2),
+            *self._kv_scales(node),
         )
         return inputs, {
             "layer": int(node.attributes["layer"]),
@@ -129,11 +136,15 @@ class _Lowering:
         }
 
     def _paged_attention(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
-        return (self.buffers[node.value(0)],), {
+        return (self.buffers[node.value(0)], *self._kv_scales(node)), {
             "layer": int(node.attributes["layer"]),
             "scale": float(self.config.head_dim**-0.5),
             "sliding_window": int(node.attributes["sliding_window"]),
         }
+
+    def _kv_scales(self, node: Node) -> tuple[Tensor, ...]:
+        scales = self.constants.kv_scales
+        return scales[int(node.attributes["layer"])] if scales else ()
 
     def _add(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         # The residual, input 0 of the node, is the step's output, which it adds to.

@@ -34,7 +34,7 @@ class CpuTarget:
             OptionError: the kernels do not take the share of a rank.
         """
         check_kernels_take(network, options)
-        constants = Constants(network)
+        constants = Constants(network, options.kv_cache_dtype)
         buffers, steps = lower_steps(network, constants)
         program = Program(
             program_attributes(network, options), constants.tensors, tuple(buffers), tuple(steps)

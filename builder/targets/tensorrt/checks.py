@@ -6,11 +6,10 @@ from __future__ import annotations
 from enginery.builder.errors import OptionError, Problems
 from enginery.builder.network.network import Network, Node
 from enginery.builder.options import BuildOptions
-from enginery.quantization import INT4_BLOCK
+from enginery.quantization import CODE_KV_DTYPES, INT4_BLOCK
 
 # Inputs of a linear layer: one tensor-core operand of 16 elements.
 DEPTH_MULTIPLE = 16
-CODE_KV_DTYPES = ("fp8", "int8")
 
 
 def check_kernels_take(network: Network, options: BuildOptions) -> None:

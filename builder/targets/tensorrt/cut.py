@@ -21,6 +21,7 @@ from enginery.builder.targets.rope import rope_scale
 from enginery.builder.targets.tensorrt.constant import Constant, ConstantMaker
 from enginery.builder.targets.tensorrt.segment import SegmentType
 from enginery.builder.targets.tensorrt.segment_builder import SegmentBuilder
+from enginery.quantization import CODE_KV_DTYPES
 
 SEGMENT_OPS = ("rms_norm", "linear", "silu_mul", "add")
 
@@ -74,7 +75,7 @@ class _Cutter:
         self.network = network
         self.act = ENGINE_DTYPES[options.dtype]
         self.constants = ConstantMaker(network.config, self.act, options.qformat)
-        self.has_kv_scales = options.kv_cache_dtype in ("fp8", "int8")
+        self.has_kv_scales = options.kv_cache_dtype in CODE_KV_DTYPES
         self.roles = _roles(network)
         self.readers = _readers(network)
         self._values: dict[str, Value] = {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.checkpoint.config import ModelConfig
-from enginery.builder.checkpoint.scales import input_scale_name, kv_scale_name
+from enginery.builder.checkpoint.scales import input_scale_name, read_kv_scale
 from enginery.builder.engine.program import Tensor
 from enginery.builder.network.weight import Weight
 from enginery.builder.options import ENGINE_DTYPES, BuildOptions
@@ -74,10 +74,7 @@ class Weights:
     def _of_model(self, checkpoint: Checkpoint, constant: Constant) -> npt.NDArray[np.float32]:
         if constant.role == "inv_freq":
             return inverse_frequencies(self.config.rope, self.config.head_dim)
-        name = kv_scale_name(constant.layer, constant.role[0])
-        # Without calibration FP8 covers +-448, which keys and values do not leave.
-        value = checkpoint.read_scalar(name) if name in checkpoint.tensors else np.float32(1)
-        return np.array([value], np.float32)
+        return np.array([read_kv_scale(checkpoint, constant.layer, constant.role[0])])
 
     def _scale(
         self, checkpoint: Checkpoint, weight: Weight, scale: npt.NDArray[Any]

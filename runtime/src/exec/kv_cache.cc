@@ -9,22 +9,19 @@
 #include "kernels/kernels.h"
 
 namespace enginery {
-namespace {
 
-int64_t ElementBytes(const KvShape& shape) { return shape.dtype == DType::kF32 ? 4 : 2; }
-
-}  // namespace
+int64_t KvShape::element_bytes() const { return static_cast<int64_t>(ElementBits(dtype) / 8); }
 
 int64_t KvShape::k_bytes() const {
   const int64_t key_dim = dtype == DType::kF32 ? head_dim : PaddedKeyDim(head_dim);
-  return key_dim * tokens_per_block * ElementBytes(*this);
+  return key_dim * tokens_per_block * element_bytes();
 }
 
 int64_t KvShape::head_bytes() const {
-  return k_bytes() + tokens_per_block * PaddedHeadDim(head_dim) * ElementBytes(*this);
+  return k_bytes() + tokens_per_block * PaddedHeadDim(head_dim) * element_bytes();
 }
 
-int64_t KvShape::token_bytes() const { return 2 * num_kv_heads * head_dim * ElementBytes(*this); }
+int64_t KvShape::token_bytes() const { return 2 * num_kv_heads * head_dim * element_bytes(); }
 
 KvCache::KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes) {
   for (const KvShape& shape : ranks) block_bytes_ += shape.block_bytes();

@@ -5,8 +5,9 @@
 //   [rank][layer][kv head][block]{ K [key dim / g][tokens_per_block][g],
 //                                  V [tokens_per_block / g][padded head_dim][g] }
 //
-// with g elements in 4 bytes (f32 1, bf16 2): the order of packed weights, so that dot products and
-// AMX tiles take K and V where they lie. The blocks of a head stand beside each other: attention
+// with g elements side by side (f32 1, all others 2): the order of packed weights, so that dot
+// products and AMX tiles take K and V where they lie, or, where they are codes of i8 or E4M3, once
+// they were widened one by one. The blocks of a head stand beside each other: attention
 // reads them as a stream, and they do not compete for the same sets of a cache, as they do when all
 // heads of a block stand together and their sizes are powers of two. Memory of the cache that was
 // never written is zero.
@@ -25,8 +26,9 @@ namespace enginery {
 // The cache of one rank.
 struct KvShape {
   int64_t num_layers, num_kv_heads, head_dim, tokens_per_block;
-  DType dtype;  // kF32 or kBF16
+  DType dtype;  // kF32, kBF16, kI8 or kF8E4M3
 
+  int64_t element_bytes() const;
   int64_t k_bytes() const;     // of a head in a block
   int64_t head_bytes() const;  // K and V
   int64_t block_bytes() const { return num_layers * num_kv_heads * head_bytes(); }

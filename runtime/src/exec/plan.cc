@@ -38,7 +38,7 @@ void CheckOneOf(std::string_view name, const std::string& value,
 void CheckConfig(const ModelConfig& config) {
   CheckOneOf("dtype", config.dtype, {"float32", "bfloat16"});
   CheckOneOf("qformat", config.qformat, {"none", "int8_wo", "int8_dynamic", "w4a8_dynamic"});
-  CheckOneOf("kv_cache_dtype", config.kv_cache_dtype, {"float32", "bfloat16"});
+  CheckOneOf("kv_cache_dtype", config.kv_cache_dtype, {"float32", "bfloat16", "int8", "fp8"});
   CheckRange("num_layers", config.num_layers, kMaxLayers);
   CheckRange("num_heads", config.num_heads, kMaxHeads);
   CheckRange("head_dim", config.head_dim, kMaxHeadDim);
@@ -51,6 +51,13 @@ void CheckConfig(const ModelConfig& config) {
     ThrowInvalid(ENGINERY_UNSUPPORTED_OP, "program: attribute \"tokens_per_block\"",
                  config.tokens_per_block, "multiples of 16");
   }
+}
+
+// Of the names that CheckConfig accepts.
+DType KvDType(std::string_view name) {
+  if (name == "float32") return DType::kF32;
+  if (name == "int8") return DType::kI8;
+  return name == "fp8" ? DType::kF8E4M3 : DType::kBF16;
 }
 
 bool IsValue(const Operand& operand, uint32_t index) {
@@ -75,7 +82,9 @@ constexpr std::array kOps = {
     RegisteredOp{"linear", 1, PrepareLinear},
     RegisteredOp{"linear", 2, PrepareLinear},
     RegisteredOp{"kv_append", 1, PrepareKvAppend},
+    RegisteredOp{"kv_append", 2, PrepareKvAppend},
     RegisteredOp{"paged_attention", 1, PreparePagedAttention},
+    RegisteredOp{"paged_attention", 2, PreparePagedAttention},
     RegisteredOp{"silu_mul", 1, PrepareSiluMul},
     RegisteredOp{"gather_rows", 1, PrepareGatherRows},
     RegisteredOp{"all_reduce", 1, PrepareAllReduce},
@@ -103,13 +112,24 @@ PlanBuilder::PlanBuilder(const Program& program, int64_t tp_size)
   CheckConfig(plan_.config);
   const ModelConfig& config = plan_.config;
   plan_.kv = {config.num_layers, config.num_kv_heads, config.head_dim, config.tokens_per_block,
-              config.kv_cache_dtype == "float32" ? DType::kF32 : DType::kBF16};
+              KvDType(config.kv_cache_dtype)};
   for (const Value& value : program.values) {
     plan_.buffers.push_back(
         {value.rows, value.dtype, static_cast<int64_t>(value.columns), false, 0, -1});
   }
   is_written_.resize(program.values.size());
   FindLogits();
+}
+
+bool PlanBuilder::ExpectKvScales(const StepReader& step) const {
+  const bool has_scales = step.step().version == 2;
+  const bool is_quantized = kv_dtype() == DType::kI8 || kv_dtype() == DType::kF8E4M3;
+  if (has_scales != is_quantized) {
+    step.ThrowInvalid(
+        StrCat("version 2 is for a KV cache of int8 or fp8, version 1 for all others; this one is ",
+               config().kv_cache_dtype));
+  }
+  return has_scales;
 }
 
 int64_t PlanBuilder::query_tile_tokens() const { return QueryTileTokens(config()); }

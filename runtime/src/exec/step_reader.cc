@@ -2,6 +2,7 @@
 #include "exec/step_reader.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/str_cat.h"
 #include "engine/invalid.h"
@@ -96,6 +97,15 @@ const float* StepReader::optional_f32_vector(size_t i, int64_t n) const {
 
 const int32_t* StepReader::i32_vector(size_t i, int64_t n) const {
   return reinterpret_cast<const int32_t*>(Vector(i, DType::kI32, n).data);
+}
+
+float StepReader::scale(size_t i) const {
+  const float value = *f32_vector(i, 1);
+  if (!(value > 0.0f && value <= std::numeric_limits<float>::max())) {
+    ThrowInvalid(StrCat("input ", i, ", tensor ", Quoted(tensor(i).name), ", is ",
+                        static_cast<double>(value), "; accepted: finite numbers above 0"));
+  }
+  return value;
 }
 
 int64_t StepReader::int_attribute(std::string_view name, int64_t low, int64_t high) const {

@@ -43,6 +43,8 @@ class StepReader {
   const float* f32_vector(size_t i, int64_t n) const;
   const float* optional_f32_vector(size_t i, int64_t n) const;
   const int32_t* i32_vector(size_t i, int64_t n) const;
+  // The value of a tensor input f32 [1] in `rows`: a scale, finite and above zero.
+  float scale(size_t i) const;
 
   int64_t int_attribute(std::string_view name, int64_t low, int64_t high) const;
   float float_attribute(std::string_view name, double low, double high) const;

@@ -4,8 +4,10 @@
 //
 // K and V of a block lie in memory as packed weights do (linear.h): K as a panel of 16 tokens by
 // head_dim, V as a panel of 16 dimensions by tokens. So scores are a product over the dimensions
-// and values one over the tokens, with the dots of the linear kernels, and queries and
-// probabilities are operands of the cache's dtype.
+// and values one over the tokens, with the dots of the linear kernels. Where the cache's dtype is
+// not what the dot multiplies (bf16 without bf16 products; i8 and E4M3, whose codes are exact in
+// bf16), a block is widened into the scratch first. Over f32 queries and probabilities are f32
+// too, over all else they are rounded to bf16.
 //
 // The KV is walked in tiles of whole blocks aligned to absolute positions; within a tile, scores
 // walk the head's dimensions in order and values walk the tokens in order, and tiles are combined
@@ -22,22 +24,39 @@
 namespace enginery {
 namespace {
 
-// The cache's dtype: its dot and how a row becomes an operand of it.
-struct KvF32 : DotF32F32 {
+// What the dots multiply, and how a row becomes that; OperandBf16 is the including file's.
+struct OperandF32 : DotF32F32 {
   using Element = float;
-  static ENGINERY_INLINE void StoreOperand(float* p, int64_t n, F32 a) { StoreFirst(p, n, a); }
+  static ENGINERY_INLINE void StoreRow(float* p, int64_t n, F32 a) { StoreFirst(p, n, a); }
 };
-struct KvBf16 : DotBf16Bf16 {
-  using Element = uint16_t;
-  static ENGINERY_INLINE void StoreOperand(uint16_t* p, int64_t n, F32 a) {
-    StoreBf16First(p, n, a);
-  }
+// The caches. Where the operand lies in memory as it is, nothing is widened.
+struct CacheF32 {
+  using Operand = OperandF32;
+  static constexpr bool kIsOperand = true;
+};
+struct CacheBf16 {
+  using Operand = OperandBf16;
+  static constexpr bool kIsOperand = Operand::kGroup == 2;
+  static constexpr int64_t kPairBytes = 4;
+  static ENGINERY_INLINE Pairs LoadPairs(const std::byte* p) { return LoadBf16Pairs(p); }
+};
+struct CacheI8 {
+  using Operand = OperandBf16;
+  static constexpr bool kIsOperand = false;
+  static constexpr int64_t kPairBytes = 2;
+  static ENGINERY_INLINE Pairs LoadPairs(const std::byte* p) { return LoadI8Pairs(p); }
+};
+struct CacheE4M3 {
+  using Operand = OperandBf16;
+  static constexpr bool kIsOperand = false;
+  static constexpr int64_t kPairBytes = 2;
+  static ENGINERY_INLINE Pairs LoadPairs(const std::byte* p) { return LoadE4M3Pairs(p); }
 };
 
 // The state of the rows of one call, in AttentionArgs::scratch. Rows are padded to 16.
-template <class Kv>
+template <class Operand>
 struct AttentionRows {
-  using Element = typename Kv::Element;
+  using Element = typename Operand::Element;
   int64_t tile_tokens, padded_dim, q_pitch, p_pitch;  // pitches in elements
   Element* q;                                         // [rows][q_pitch], zero past head_dim
   float* scores;                                      // [rows][tile_tokens]
@@ -45,7 +64,7 @@ struct AttentionRows {
   float* sums;         // [rows][padded_dim], of values weighted by probabilities
   float* max;          // [rows]
   float* denominator;  // [rows]
-  Element* last_v;     // V of a block that is not full
+  Element* block;      // K or V of one block: what is widened, or has to end in zeros
 
   AttentionRows(const AttentionArgs& args, int64_t num_rows)
       : tile_tokens(AttentionTileTokens(args.tokens_per_block)),
@@ -59,7 +78,7 @@ struct AttentionRows {
     denominator = max + rows;
     q = reinterpret_cast<Element*>(denominator + rows);
     p = q + rows * q_pitch;
-    last_v = p + rows * p_pitch;
+    block = p + rows * p_pitch;
     for (int64_t r = 0; r < rows; ++r) {
       max[r] = -__builtin_inff();
       denominator[r] = 0.0f;
@@ -75,22 +94,21 @@ struct AttentionRows {
           args.q + r / args.group_size * args.q_pitch + r % args.group_size * args.head_dim;
       Element* to = q + r * q_pitch;
       ForEachPiece(args.head_dim, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-        Kv::StoreOperand(to + first, count, LoadFirst(from + first, count));
+        Operand::StoreRow(to + first, count, LoadFirst(from + first, count));
       });
     }
   }
 };
 
-// One block of a tile.
+// K or V of one block of a tile, as operands.
 struct KvBlock {
-  const std::byte* k;
-  const std::byte* v;
+  const std::byte* data;
   int64_t column;  // of the tile, of its first token
 };
 
 // Products of kRows rows by kVectors * 16 columns: to[r][16 v + lane] (+)= sum over groups of x
 // times weights, as in a tile of a linear.
-template <class Kv, bool kAccumulate, int kRows, int kVectors>
+template <class Operand, bool kAccumulate, int kRows, int kVectors>
 ENGINERY_INLINE void AttentionTile(const std::byte* x, int64_t x_pitch, const std::byte* weights,
                                    int64_t weights_pitch, int64_t groups, float* to,
                                    int64_t to_pitch) {
@@ -103,17 +121,17 @@ ENGINERY_INLINE void AttentionTile(const std::byte* x, int64_t x_pitch, const st
     }
   }
   for (int64_t g = 0; g < groups; ++g) {
-    typename Kv::Weight w[kVectors];
+    typename Operand::Weight w[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) w[v] = Kv::Load(weights + v * Kv::kWeightBytes);
+    for (int v = 0; v < kVectors; ++v) w[v] = Operand::Load(weights + v * Operand::kWeightBytes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const typename Kv::Input input = Kv::Broadcast(x + r * x_pitch);
+      const typename Operand::Input input = Operand::Broadcast(x + r * x_pitch);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Kv::Accumulate(sums[r][v], w[v], input);
+      for (int v = 0; v < kVectors; ++v) Operand::Accumulate(sums[r][v], w[v], input);
     }
     weights += weights_pitch;
-    x += Kv::kInputBytes;
+    x += Operand::kInputBytes;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -123,24 +141,24 @@ ENGINERY_INLINE void AttentionTile(const std::byte* x, int64_t x_pitch, const st
 }
 
 // num_rows (1 .. kRows) rows by all columns, a multiple of 16.
-template <class Kv, bool kAccumulate, int kRows, int kVectors>
+template <class Operand, bool kAccumulate, int kRows, int kVectors>
 void AttentionProduct(int64_t num_rows, int64_t columns, const std::byte* x, int64_t x_pitch,
                       const std::byte* weights, int64_t groups, float* to, int64_t to_pitch) {
   if constexpr (kRows > 1) {
     if (num_rows < kRows) {
-      return AttentionProduct<Kv, kAccumulate, kRows - 1, kVectors>(num_rows, columns, x, x_pitch,
-                                                                    weights, groups, to, to_pitch);
+      return AttentionProduct<Operand, kAccumulate, kRows - 1, kVectors>(
+          num_rows, columns, x, x_pitch, weights, groups, to, to_pitch);
     }
   }
-  const int64_t pitch = columns * Kv::kWeightBytes / kLanes;
+  const int64_t pitch = columns * Operand::kWeightBytes / kLanes;
   int64_t c = 0;
   for (; c + kVectors * kLanes <= columns; c += kVectors * kLanes) {
-    AttentionTile<Kv, kAccumulate, kRows, kVectors>(
-        x, x_pitch, weights + c / kLanes * Kv::kWeightBytes, pitch, groups, to + c, to_pitch);
+    AttentionTile<Operand, kAccumulate, kRows, kVectors>(
+        x, x_pitch, weights + c / kLanes * Operand::kWeightBytes, pitch, groups, to + c, to_pitch);
   }
   for (; c < columns; c += kLanes) {
-    AttentionTile<Kv, kAccumulate, kRows, 1>(x, x_pitch, weights + c / kLanes * Kv::kWeightBytes,
-                                             pitch, groups, to + c, to_pitch);
+    AttentionTile<Operand, kAccumulate, kRows, 1>(
+        x, x_pitch, weights + c / kLanes * Operand::kWeightBytes, pitch, groups, to + c, to_pitch);
   }
 }
 
@@ -158,30 +176,31 @@ ENGINERY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t max_rows, B
 }
 
 // The two products with vectors. AMX has its own (attention_amx.h).
-template <class KvType>
+template <class CacheType>
 struct VectorProducts {
-  using Kv = KvType;
+  using Cache = CacheType;
+  using Operand = typename Cache::Operand;
   // Whether V is always read from a copy with whole tiles of tokens.
   static bool NeedsCopy(const AttentionArgs&) { return false; }
-  static void Scores(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
-                     int64_t row_end, const KvBlock& block) {
-    constexpr int64_t kElement = sizeof(typename Kv::Element);
+  static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
+                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
+    constexpr int64_t kElement = sizeof(typename Operand::Element);
     ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
-      AttentionProduct<Kv, false, kScoreRows, kScoreVectors>(
+      AttentionProduct<Operand, false, kScoreRows, kScoreVectors>(
           count, args.tokens_per_block,
           reinterpret_cast<const std::byte*>(rows.q + row * rows.q_pitch), rows.q_pitch * kElement,
-          block.k, (args.head_dim + Kv::kGroup - 1) / Kv::kGroup,
+          block.data, (args.head_dim + Operand::kGroup - 1) / Operand::kGroup,
           rows.scores + row * rows.tile_tokens + block.column, rows.tile_tokens);
     });
   }
-  static void Values(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
-                     int64_t row_end, const KvBlock& block) {
-    constexpr int64_t kElement = sizeof(typename Kv::Element);
+  static void Values(const AttentionArgs& args, const AttentionRows<Operand>& rows,
+                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
+    constexpr int64_t kElement = sizeof(typename Operand::Element);
     ForEachTile(row_begin, row_end, kValueRows, [&](int64_t row, int64_t count) {
-      AttentionProduct<Kv, true, kValueRows, kValueVectors>(
+      AttentionProduct<Operand, true, kValueRows, kValueVectors>(
           count, rows.padded_dim,
           reinterpret_cast<const std::byte*>(rows.p + row * rows.p_pitch + block.column),
-          rows.p_pitch * kElement, block.v, args.tokens_per_block / Kv::kGroup,
+          rows.p_pitch * kElement, block.data, args.tokens_per_block / Operand::kGroup,
           rows.sums + row * rows.padded_dim, rows.padded_dim);
     });
   }
@@ -189,8 +208,8 @@ struct VectorProducts {
 
 // Hides the scores of tokens outside [begin, end) and raises the row's maximum to those of the
 // rest. What the maximum was before comes back. Vectors past the last seen token are not looked at.
-template <class Kv>
-ENGINERY_INLINE float RaiseMax(const AttentionRows<Kv>& rows, int64_t row, int64_t begin,
+template <class Operand>
+ENGINERY_INLINE float RaiseMax(const AttentionRows<Operand>& rows, int64_t row, int64_t begin,
                                int64_t end) {
   float* scores = rows.scores + row * rows.tile_tokens;
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
@@ -207,21 +226,22 @@ ENGINERY_INLINE float RaiseMax(const AttentionRows<Kv>& rows, int64_t row, int64
 // Turns a row's scores of the tile's first `columns` tokens, of which those from `end` on are not
 // seen, into 2^(factor * (score - max)), and corrects what earlier tiles left. factor is the scale
 // of the scores times log2(e), at least 0.
-template <class Kv>
-ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int64_t columns,
+template <class Operand>
+ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row, int64_t columns,
                                 int64_t end, float old_max, float factor) {
   const float* scores = rows.scores + row * rows.tile_tokens;
-  typename Kv::Element* p = rows.p + row * rows.p_pitch;
+  typename Operand::Element* p = rows.p + row * rows.p_pitch;
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
   const float max = rows.max[row];
   const F32 shift = Set1(-max * factor);
   F32 sum = Set1(0.0f);
   for (int64_t t = 0; t < seen; t += kLanes) {
     const F32 e = Exp2(MulAdd(Load(scores + t), Set1(factor), shift));
-    Kv::StoreOperand(p + t, kLanes, e);
+    Operand::StoreRow(p + t, kLanes, e);
     sum = Add(sum, e);
   }
-  __builtin_memset(p + seen, 0, static_cast<size_t>(columns - seen) * sizeof(typename Kv::Element));
+  __builtin_memset(p + seen, 0,
+                   static_cast<size_t>(columns - seen) * sizeof(typename Operand::Element));
   // 2^0 is exactly 1 here and 2^-inf exactly 0, so leaving them out changes nothing; most tiles
   // raise no maximum.
   float correction = 1.0f;
@@ -240,37 +260,71 @@ ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Kv>& rows, int64_t row, int6
 constexpr int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The V of a block with zeros in place of its tokens from `count` on.
-template <class Kv>
-const std::byte* CopyValues(const AttentionArgs& args, const AttentionRows<Kv>& rows,
-                            const std::byte* v, int64_t count) {
-  using Element = typename Kv::Element;
-  const auto* from = reinterpret_cast<const Element*>(v);
-  // A whole tile of K: tokens_per_block may be less.
-  const int64_t tokens = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
-  const auto size = [&](int64_t t) {
-    return static_cast<size_t>(t * rows.padded_dim) * sizeof(Element);
-  };
-  const int64_t whole = count / Kv::kGroup * Kv::kGroup;
-  __builtin_memcpy(rows.last_v, from, size(whole));
-  __builtin_memset(rows.last_v + whole * rows.padded_dim, 0, size(tokens - whole));
-  for (int64_t t = whole; t < count; ++t) {
-    const int64_t at = whole * rows.padded_dim + t % Kv::kGroup;
-    for (int64_t d = 0; d < rows.padded_dim; ++d) {
-      rows.last_v[at + d * Kv::kGroup] = from[at + d * Kv::kGroup];
+// [pair rows][columns][2] of the cache as operands.
+template <class Cache>
+void WidenPairs(const std::byte* from, int64_t pair_rows, int64_t columns,
+                typename Cache::Operand::Element* to) {
+  for (int64_t r = 0; r < pair_rows; ++r) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      Cache::Operand::StorePairs(to, r, c, columns, Cache::LoadPairs(from));
+      from += kLanes * Cache::kPairBytes;
     }
   }
-  return reinterpret_cast<const std::byte*>(rows.last_v);
+}
+
+// The K of a block; tokens that are not there yet are anything.
+template <class Cache>
+const std::byte* ReadKeys(const AttentionArgs& args,
+                          const AttentionRows<typename Cache::Operand>& rows, const std::byte* k) {
+  if constexpr (Cache::kIsOperand) {
+    return k;
+  } else {
+    WidenPairs<Cache>(k, PaddedKeyDim(args.head_dim) / 2, args.tokens_per_block, rows.block);
+    return reinterpret_cast<const std::byte*>(rows.block);
+  }
+}
+
+// The V of a block with zeros in place of its tokens from `count` on; where it need not be copied,
+// the block itself.
+template <class Products>
+const std::byte* ReadValues(const AttentionArgs& args,
+                            const AttentionRows<typename Products::Operand>& rows,
+                            const std::byte* v, int64_t count) {
+  using Cache = typename Products::Cache;
+  using Operand = typename Products::Operand;
+  using Element = typename Operand::Element;
+  const bool is_whole = count == args.tokens_per_block && !Products::NeedsCopy(args);
+  if (Cache::kIsOperand && is_whole) return v;
+  const auto size = [&](int64_t tokens) {
+    return static_cast<size_t>(tokens * rows.padded_dim) * sizeof(Element);
+  };
+  int64_t copied = count;
+  if constexpr (Cache::kIsOperand) {
+    copied = (count + Operand::kGroup - 1) / Operand::kGroup * Operand::kGroup;
+    __builtin_memcpy(rows.block, v, size(copied));
+  } else {
+    copied = (count + 1) / 2 * 2;
+    WidenPairs<Cache>(v, copied / 2, rows.padded_dim, rows.block);
+  }
+  // A whole tile of K: tokens_per_block may be less.
+  const int64_t tokens = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+  if (Operand::kGroup == 1) copied = count;
+  __builtin_memset(rows.block + copied * rows.padded_dim, 0, size(tokens - copied));
+  // The second of a pair of which only the first is there.
+  for (int64_t d = 0; copied > count && d < rows.padded_dim; ++d) {
+    rows.block[(count - 1) * rows.padded_dim + 2 * d + 1] = 0;
+  }
+  return reinterpret_cast<const std::byte*>(rows.block);
 }
 
 template <class Products>
 void Attention(const AttentionArgs& args) {
-  using Kv = typename Products::Kv;
+  using Operand = typename Products::Operand;
   constexpr float kLog2e = 1.44269504f;
   const int64_t window = args.sliding_window > 0 ? args.sliding_window : INT64_MAX / 2;
   const int64_t last_position = args.first_position + args.num_queries - 1;
   const int64_t num_rows = args.num_queries * args.group_size;
-  const AttentionRows<Kv> rows(args, num_rows);
+  const AttentionRows<Operand> rows(args, num_rows);
   const int64_t tile = rows.tile_tokens;
 
   const int64_t first_tile = Larger(0, args.first_position - window + 1) / tile;
@@ -283,8 +337,7 @@ void Attention(const AttentionArgs& args) {
         Smaller(tile_begin + tile - 1, last_position) / args.tokens_per_block;
     const int64_t columns = (last_block + 1) * args.tokens_per_block - tile_begin;
     const auto block_at = [&](int64_t b) ENGINERY_LAMBDA_INLINE {
-      const std::byte* k = args.kv + args.block_table[b] * args.block_bytes;
-      return KvBlock{k, k + args.v_offset, b * args.tokens_per_block - tile_begin};
+      return args.kv + args.block_table[b] * args.block_bytes;
     };
 
     // Queries that see some of the tile: those at or after its begin and before its end leaves
@@ -295,7 +348,8 @@ void Attention(const AttentionArgs& args) {
     const int64_t row_begin = first_query * args.group_size;
     const int64_t row_end = end_query * args.group_size;
     for (int64_t b = first_block; b <= last_block; ++b) {
-      Products::Scores(args, rows, row_begin, row_end, block_at(b));
+      const std::byte* k = ReadKeys<typename Products::Cache>(args, rows, block_at(b));
+      Products::Scores(args, rows, row_begin, row_end, {k, b * args.tokens_per_block - tile_begin});
     }
     // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come, and
     // other rows' fill the time.
@@ -316,17 +370,15 @@ void Attention(const AttentionArgs& args) {
       }
     }
     for (int64_t b = first_block; b <= last_block; ++b) {
-      KvBlock block = block_at(b);
-      const int64_t count = last_position + 1 - b * args.tokens_per_block;
-      if (count < args.tokens_per_block || Products::NeedsCopy(args)) {
-        block.v = CopyValues(args, rows, block.v, Smaller(count, args.tokens_per_block));
-      }
-      Products::Values(args, rows, row_begin, row_end, block);
+      const int64_t count =
+          Smaller(last_position + 1 - b * args.tokens_per_block, args.tokens_per_block);
+      const std::byte* v = ReadValues<Products>(args, rows, block_at(b) + args.v_offset, count);
+      Products::Values(args, rows, row_begin, row_end, {v, b * args.tokens_per_block - tile_begin});
     }
   }
   for (int64_t r = 0; r < num_rows; ++r) {
     float* y = args.y + r / args.group_size * args.y_pitch + r % args.group_size * args.head_dim;
-    const F32 inverse = Set1(1.0f / rows.denominator[r]);
+    const F32 inverse = Set1(args.value_scale / rows.denominator[r]);
     for (int64_t d = 0; d < args.head_dim; d += kLanes) {
       const F32 sums = Load(rows.sums + r * rows.padded_dim + d);
       StoreFirst(y + d, Smaller(kLanes, args.head_dim - d), Mul(sums, inverse));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The products of attention over a bf16 cache with AMX tiles, which load K, V, queries and
-// probabilities where they lie.
+// The products of attention with AMX tiles of bf16, which load queries, probabilities, and the K
+// and V of a bf16 cache, where they lie.
 #ifndef ENGINERY_SRC_KERNELS_ATTENTION_AMX_H_
 #define ENGINERY_SRC_KERNELS_ATTENTION_AMX_H_
 
@@ -59,22 +59,24 @@ void AttentionTileRows(const uint16_t* a, int64_t a_pitch, const std::byte* b, i
   }
 }
 
+template <class CacheType>
 struct TileProducts {
-  using Kv = KvBf16;
+  using Cache = CacheType;
+  using Operand = typename Cache::Operand;
   static bool NeedsCopy(const AttentionArgs& args) {
     return args.tokens_per_block % kKeyPadding != 0;
   }
   // Rows come in sixteens; those beside [row_begin, row_end) are computed and count for nothing.
-  static void Scores(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
-                     int64_t row_end, const KvBlock& block) {
+  static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
+                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
     for (int64_t r = row_begin / kTileRows * kTileRows; r < row_end; r += kTileRows) {
-      AttentionTileRows<false>(rows.q + r * rows.q_pitch, rows.q_pitch, block.k,
+      AttentionTileRows<false>(rows.q + r * rows.q_pitch, rows.q_pitch, block.data,
                                args.tokens_per_block, rows.q_pitch / 32,
                                rows.scores + r * rows.tile_tokens + block.column, rows.tile_tokens);
     }
   }
-  static void Values(const AttentionArgs& args, const AttentionRows<Kv>& rows, int64_t row_begin,
-                     int64_t row_end, const KvBlock& block) {
+  static void Values(const AttentionArgs& args, const AttentionRows<Operand>& rows,
+                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
     const int64_t begin = row_begin / kTileRows * kTileRows;
     const int64_t steps = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding;
     // What is left of earlier tiles in the rows beside must not be added again.
@@ -85,16 +87,17 @@ struct TileProducts {
     for (int64_t r = begin; r < row_begin; ++r) clear(r);
     for (int64_t r = row_end; r % kTileRows != 0; ++r) clear(r);
     for (int64_t r = begin; r < row_end; r += kTileRows) {
-      AttentionTileRows<true>(rows.p + r * rows.p_pitch + block.column, rows.p_pitch, block.v,
+      AttentionTileRows<true>(rows.p + r * rows.p_pitch + block.column, rows.p_pitch, block.data,
                               rows.padded_dim, steps, rows.sums + r * rows.padded_dim,
                               rows.padded_dim);
     }
   }
 };
 
+template <class Cache>
 void AttentionAmx(const AttentionArgs& args) {
   const TileScope tiles(kTileRows);
-  Attention<TileProducts>(args);
+  Attention<TileProducts<Cache>>(args);
 }
 
 }  // namespace

@@ -59,27 +59,14 @@ struct DotF32F32 : FloatDot {
   }
 };
 
-ENGINERY_INLINE __m256 EvenBf16(__m256i pairs) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-}
-ENGINERY_INLINE __m256 OddBf16(__m256i pairs) {
-  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
-}
-
 struct DotBf16Bf16 : FloatDot {
   static constexpr int kMaxRows = 4;
   static constexpr int kGroup = 2, kWeightBytes = 64, kInputBytes = 4;
-  struct Weight {
-    F32 even, odd;
-  };
+  using Weight = Pairs;
   using Input = __m256i;
-  static ENGINERY_INLINE Weight Load(const std::byte* p) {
-    const __m256i low = Load256(p);
-    const __m256i high = Load256(p + 32);
-    return {{EvenBf16(low), EvenBf16(high)}, {OddBf16(low), OddBf16(high)}};
-  }
+  static ENGINERY_INLINE Pairs Load(const std::byte* p) { return LoadBf16Pairs(p); }
   static ENGINERY_INLINE __m256i Broadcast(const std::byte* p) { return Broadcast32(p); }
-  static ENGINERY_INLINE void Accumulate(F32& sum, const Weight& w, const __m256i& x) {
+  static ENGINERY_INLINE void Accumulate(F32& sum, const Pairs& w, const __m256i& x) {
     sum = MulAddBroadcast(EvenBf16(x), w.even, sum);
     sum = MulAddBroadcast(OddBf16(x), w.odd, sum);
   }
@@ -175,10 +162,12 @@ using DotI8I8 = DotI8I8Tile<4, 1>;
 using DotI8I8Row = DotI8I8Tile<1, 4>;
 
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
-constexpr int kScoreRows = 4, kScoreVectors = 1;
-constexpr int kValueRows = 2, kValueVectors = 2;
+constexpr int kScoreRows = 6, kScoreVectors = 1;
+constexpr int kValueRows = 6, kValueVectors = 1;
 
 }  // namespace
 }  // namespace enginery
+
+#include "kernels/operand_bf16_as_f32.h"
 
 #endif  // ENGINERY_SRC_KERNELS_DOTS_AVX2_H_

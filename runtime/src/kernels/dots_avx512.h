@@ -145,6 +145,16 @@ struct DotI8I8 {
   }
 };
 
+// Operands of attention over all caches but f32.
+struct OperandBf16 : DotBf16Bf16 {
+  using Element = uint16_t;
+  static ENGINERY_INLINE void StoreRow(uint16_t* p, int64_t n, F32 a) { StoreBf16First(p, n, a); }
+  // Sixteen pairs of row `row` of [pair rows][columns][2].
+  static ENGINERY_INLINE void StorePairs(uint16_t* to, int64_t row, int64_t column, int64_t columns,
+                                         const Pairs& pairs) {
+    StoreBf16Pairs(reinterpret_cast<std::byte*>(to + 2 * (row * columns + column)), pairs);
+  }
+};
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
 constexpr int kScoreRows = 8, kScoreVectors = 2;
 constexpr int kValueRows = 6, kValueVectors = 4;

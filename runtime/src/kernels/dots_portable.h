@@ -165,4 +165,6 @@ constexpr int kValueRows = 1, kValueVectors = 1;
 }  // namespace
 }  // namespace enginery
 
+#include "kernels/operand_bf16_as_f32.h"
+
 #endif  // ENGINERY_SRC_KERNELS_DOTS_PORTABLE_H_

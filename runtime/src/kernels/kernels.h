@@ -79,16 +79,17 @@ inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, in
 }
 
 // Causal attention of consecutive queries of one sequence over one KV head. Rows are (query, head
-// of the group). With g elements in 4 bytes of the cache's dtype (f32 1, bf16 2), K of a block is
-// [KeyDim / g][tokens_per_block][g] and V [tokens_per_block / g][PaddedHeadDim(head_dim)][g], like
-// packed weights. K past head_dim is zero. V past head_dim may be anything finite.
+// of the group). Elements of the cache stand together in groups of g (f32 1, all others 2): K of a
+// block is [KeyDim / g][tokens_per_block][g] and V [tokens_per_block / g][PaddedHeadDim(head_dim)]
+// [g], like packed weights. K past head_dim is zero. V past head_dim may be anything finite.
 struct AttentionArgs {
   const float* q;   // query 0, first head of the group; the group's heads follow each other
   int64_t q_pitch;  // floats from query to query
   int64_t num_queries, group_size, head_dim;
   int64_t first_position;      // of query 0; query i stands at first_position + i
   int64_t sliding_window;      // 0: none
-  float scale;                 // of the scores
+  float scale;                 // of the scores, times that of K's codes
+  float value_scale;           // of V's codes; 1 where V is not quantised
   const std::byte* kv;         // K of this layer and head in block 0
   int64_t block_bytes;         // from block to block
   int64_t v_offset;            // bytes from K to V
@@ -101,7 +102,8 @@ struct AttentionArgs {
 using AttentionKernel = void (*)(const AttentionArgs& args);
 
 constexpr int64_t PaddedHeadDim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
-// Dimensions of K that are there in a bf16 cache, so that they fill whole tiles: f32 has head_dim.
+// Dimensions of K that are there in all caches but f32, so that they fill whole tiles of bf16; f32
+// has head_dim.
 inline constexpr int64_t kKeyPadding = 32;
 constexpr int64_t PaddedKeyDim(int64_t head_dim) {
   return (head_dim + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
@@ -113,13 +115,13 @@ constexpr int64_t AttentionTileTokens(int64_t tokens_per_block) {
                                          : kTileTokens / tokens_per_block * tokens_per_block;
 }
 // Floats of scratch for num_rows = num_queries * group_size: scores, sums, maxima, denominators,
-// operands and a copy of V.
+// operands, and K or V of a block.
 constexpr int64_t AttentionScratchFloats(int64_t num_rows, int64_t tokens_per_block,
                                          int64_t head_dim) {
   const int64_t rows = (num_rows + 15) / 16 * 16;
   const int64_t tile = AttentionTileTokens(tokens_per_block);
   return rows * (2 * tile + kKeyPadding + PaddedHeadDim(head_dim) + PaddedKeyDim(head_dim) + 2) +
-         (tokens_per_block + kKeyPadding) * PaddedHeadDim(head_dim);
+         (tokens_per_block + kKeyPadding) * PaddedKeyDim(head_dim);
 }
 
 struct Kernels {
@@ -142,6 +144,8 @@ struct Kernels {
 
   AttentionKernel attention_f32;   // KV in f32
   AttentionKernel attention_bf16;  // KV in bf16
+  AttentionKernel attention_i8;    // KV in i8
+  AttentionKernel attention_e4m3;  // KV in FP8 E4M3
 
   // y = x / sqrt(mean(x^2) + epsilon) * weight; y may be x.
   void (*rms_norm_row)(const float* x, const float* weight, int64_t n, float epsilon, float* y);
@@ -155,6 +159,10 @@ struct Kernels {
                      const float* sin);
   // Rounds to nearest even.
   void (*bf16_row)(const float* x, int64_t n, uint16_t* y);
+  // Codes of x * inverse_scale: rint within -128..127, and E4M3 rounded to nearest even within
+  // -448..448.
+  void (*i8_row)(const float* x, int64_t n, float inverse_scale, uint8_t* y);
+  void (*e4m3_row)(const float* x, int64_t n, float inverse_scale, uint8_t* y);
   // Both rows rounded, in turn: y[2 i] = a[i], y[2 i + 1] = b[i].
   void (*bf16_row_pair)(const float* a, const float* b, int64_t n, uint16_t* y);
   // scale = max|x| / 127 (1 for a row of zeros), y = clamp(rint(x * (127 / max|x|)), -127, 127) +

@@ -19,7 +19,9 @@ const Kernels& AmxKernels() {
     kernels.linear_i8_i4 = LinearI8I4Avx512<LinearI8I8>;
     kernels.gated_bf16_bf16 = GatedTiles<TileBf16Bf16>;
     kernels.gated_i8_i8 = GatedTiles<TileI8I8>;
-    kernels.attention_bf16 = AttentionAmx;
+    kernels.attention_bf16 = AttentionAmx<CacheBf16>;
+    kernels.attention_i8 = AttentionAmx<CacheI8>;
+    kernels.attention_e4m3 = AttentionAmx<CacheE4M3>;
     return kernels;
   }();
   return kKernels;

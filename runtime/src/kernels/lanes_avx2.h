@@ -108,7 +108,7 @@ ENGINERY_INLINE float ReduceMax(F32 a) {
 }
 
 // bf16 in the low half of each lane.
-ENGINERY_INLINE __m256i RoundToBf16(__m256 a) {
+ENGINERY_INLINE __m256i Bf16Bits(__m256 a) {
   const __m256i bits = _mm256_castps_si256(a);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
@@ -118,7 +118,7 @@ ENGINERY_INLINE __m256i RoundToBf16(__m256 a) {
   return _mm256_srli_epi32(result, 16);
 }
 ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
-  const __m256i packed = _mm256_packus_epi32(RoundToBf16(a.low), RoundToBf16(a.high));
+  const __m256i packed = _mm256_packus_epi32(Bf16Bits(a.low), Bf16Bits(a.high));
   const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xD8);
   if (n == kLanes) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ordered);
@@ -128,16 +128,13 @@ ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), ordered);
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
-ENGINERY_INLINE __m256i Quantize(__m256 a) {
-  const __m256i q = _mm256_cvtps_epi32(a);  // rounds to nearest even
-  const __m256i least = _mm256_set1_epi32(-127);
-  const __m256i most = _mm256_set1_epi32(127);
-  return _mm256_add_epi32(_mm256_min_epi32(_mm256_max_epi32(q, least), most),
-                          _mm256_set1_epi32(128));
+ENGINERY_INLINE F32 RoundToBf16(F32 a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(Bf16Bits(a.low), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(Bf16Bits(a.high), 16))};
 }
-ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
-  const __m256i words =
-      _mm256_permute4x64_epi64(_mm256_packus_epi32(Quantize(a.low), Quantize(a.high)), 0xD8);
+// Lanes of 0 .. 255 to bytes.
+ENGINERY_INLINE void StoreBytesFirst(uint8_t* p, int64_t n, __m256i low, __m256i high) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8);
   const __m128i bytes =
       _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   if (n == kLanes) {
@@ -147,6 +144,94 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
   uint8_t lanes[kLanes];
   _mm_storeu_si128(reinterpret_cast<__m128i*>(lanes), bytes);
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+template <int kLeast, int kShift>
+ENGINERY_INLINE __m256i Quantize(__m256 a) {
+  const __m256i q = _mm256_cvtps_epi32(a);  // rounds to nearest even
+  const __m256i clamped =
+      _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(kLeast)), _mm256_set1_epi32(127));
+  return _mm256_add_epi32(clamped, _mm256_set1_epi32(kShift));
+}
+ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
+  StoreBytesFirst(p, n, Quantize<-127, 128>(a.low), Quantize<-127, 128>(a.high));
+}
+ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, F32 a) {
+  const __m256i byte = _mm256_set1_epi32(255);
+  StoreBytesFirst(p, n, _mm256_and_si256(Quantize<-128, 0>(a.low), byte),
+                  _mm256_and_si256(Quantize<-128, 0>(a.high), byte));
+}
+
+constexpr float kE4M3Max = 448.0f, kE4M3MinNormal = 0x1p-6f, kE4M3Round = 0x1p14f;
+constexpr int kE4M3Bias = 120 << 23;
+ENGINERY_INLINE __m256i E4M3Code(__m256 a) {
+  const __m256i sign_bit = _mm256_set1_epi32(INT32_MIN);
+  const __m256i sign = _mm256_and_si256(_mm256_castps_si256(a), sign_bit);
+  const __m256 magnitude =
+      _mm256_min_ps(_mm256_andnot_ps(_mm256_castsi256_ps(sign_bit), a), _mm256_set1_ps(kE4M3Max));
+  const __m256i bits = _mm256_castps_si256(magnitude);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFFF - kE4M3Bias)), odd);
+  const __m256 round = _mm256_set1_ps(kE4M3Round);
+  const __m256i subnormal = _mm256_sub_epi32(_mm256_castps_si256(_mm256_add_ps(magnitude, round)),
+                                             _mm256_castps_si256(round));
+  const __m256 is_subnormal = _mm256_cmp_ps(magnitude, _mm256_set1_ps(kE4M3MinNormal), _CMP_LT_OQ);
+  const __m256i code = _mm256_blendv_epi8(_mm256_srli_epi32(rounded, 20), subnormal,
+                                          _mm256_castps_si256(is_subnormal));
+  return _mm256_or_si256(code, _mm256_srli_epi32(sign, 24));
+}
+ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, F32 a) {
+  StoreBytesFirst(p, n, E4M3Code(a.low), E4M3Code(a.high));
+}
+
+struct Pairs {
+  F32 even, odd;
+};
+ENGINERY_INLINE __m256 EvenBf16(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+ENGINERY_INLINE __m256 OddBf16(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
+}
+ENGINERY_INLINE Pairs LoadBf16Pairs(const std::byte* p) {
+  const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32));
+  return {{EvenBf16(low), EvenBf16(high)}, {OddBf16(low), OddBf16(high)}};
+}
+// Eight pairs of bytes, each in 32 bits.
+ENGINERY_INLINE __m256i LoadBytePairs(const std::byte* p) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// The byte whose bits begin kShift below the top.
+template <int kShift>
+ENGINERY_INLINE __m256 I8ToF32(__m256i lanes) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(lanes, kShift), 24));
+}
+ENGINERY_INLINE Pairs LoadI8Pairs(const std::byte* p) {
+  const __m256i low = LoadBytePairs(p);
+  const __m256i high = LoadBytePairs(p + 16);
+  return {{I8ToF32<24>(low), I8ToF32<24>(high)}, {I8ToF32<16>(low), I8ToF32<16>(high)}};
+}
+template <int kShift>
+ENGINERY_INLINE __m256 E4M3ToF32(__m256i lanes) {
+  const __m256i top = _mm256_slli_epi32(lanes, kShift);
+  const __m256i sign = _mm256_and_si256(top, _mm256_set1_epi32(INT32_MIN));
+  const __m256i magnitude =
+      _mm256_and_si256(_mm256_srli_epi32(top, 4), _mm256_set1_epi32(0x7F << 20));
+  const __m256i is_subnormal = _mm256_cmpgt_epi32(_mm256_set1_epi32(1 << 23), magnitude);
+  const __m256i bias =
+      _mm256_sub_epi32(_mm256_set1_epi32(kE4M3Bias), _mm256_slli_epi32(is_subnormal, 23));
+  const __m256 excess =
+      _mm256_and_ps(_mm256_castsi256_ps(is_subnormal), _mm256_set1_ps(kE4M3MinNormal));
+  const __m256 value =
+      _mm256_sub_ps(_mm256_castsi256_ps(_mm256_add_epi32(magnitude, bias)), excess);
+  return _mm256_or_ps(value, _mm256_castsi256_ps(sign));
+}
+ENGINERY_INLINE Pairs LoadE4M3Pairs(const std::byte* p) {
+  const __m256i low = LoadBytePairs(p);
+  const __m256i high = LoadBytePairs(p + 16);
+  return {{E4M3ToF32<24>(low), E4M3ToF32<24>(high)}, {E4M3ToF32<16>(low), E4M3ToF32<16>(high)}};
 }
 
 // Each channel's multiplier twice in its 32 bits.

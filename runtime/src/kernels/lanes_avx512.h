@@ -92,6 +92,73 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
   }
 }
 
+ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, F32 a) {
+  __m512i q = _mm512_cvtps_epi32(a);
+  q = _mm512_min_epi32(_mm512_max_epi32(q, _mm512_set1_epi32(-128)), _mm512_set1_epi32(127));
+  _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), q);
+}
+
+constexpr float kE4M3Max = 448.0f, kE4M3MinNormal = 0x1p-6f, kE4M3Round = 0x1p14f;
+constexpr int kE4M3Bias = 120 << 23;
+ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, F32 a) {
+  const F32 magnitude = _mm512_min_ps(_mm512_abs_ps(a), _mm512_set1_ps(kE4M3Max));
+  const __m512i bits = _mm512_castps_si512(magnitude);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFFF - kE4M3Bias)), odd);
+  const F32 round = _mm512_set1_ps(kE4M3Round);
+  const __m512i subnormal = _mm512_sub_epi32(_mm512_castps_si512(_mm512_add_ps(magnitude, round)),
+                                             _mm512_castps_si512(round));
+  const __mmask16 is_subnormal =
+      _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(kE4M3MinNormal), _CMP_LT_OQ);
+  const __m512i code =
+      _mm512_mask_mov_epi32(_mm512_srli_epi32(rounded, 20), is_subnormal, subnormal);
+  const __m512i sign =
+      _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(a), 24), _mm512_set1_epi32(0x80));
+  _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), _mm512_or_si512(code, sign));
+}
+
+struct Pairs {
+  F32 even, odd;
+};
+ENGINERY_INLINE Pairs LoadBf16Pairs(const std::byte* p) {
+  const __m512i pairs = _mm512_loadu_si512(p);
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)))};
+}
+// Sixteen pairs of bytes, each in 32 bits.
+ENGINERY_INLINE __m512i LoadBytePairs(const std::byte* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+ENGINERY_INLINE Pairs LoadI8Pairs(const std::byte* p) {
+  const __m512i pairs = LoadBytePairs(p);
+  return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24)),
+          _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 16), 24))};
+}
+// The code whose bits begin kShift below the top of its lane.
+template <int kShift>
+ENGINERY_INLINE F32 E4M3ToF32(__m512i lanes) {
+  const __m512i top = _mm512_slli_epi32(lanes, kShift);
+  const __m512i sign = _mm512_and_si512(top, _mm512_set1_epi32(INT32_MIN));
+  const __m512i magnitude =
+      _mm512_and_si512(_mm512_srli_epi32(top, 4), _mm512_set1_epi32(0x7F << 20));
+  const __mmask16 is_subnormal = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(1 << 23));
+  const __m512i bias = _mm512_mask_mov_epi32(_mm512_set1_epi32(kE4M3Bias), is_subnormal,
+                                             _mm512_set1_epi32(kE4M3Bias + (1 << 23)));
+  const F32 value = _mm512_castsi512_ps(_mm512_add_epi32(magnitude, bias));
+  const F32 exact = _mm512_mask_sub_ps(value, is_subnormal, value, _mm512_set1_ps(kE4M3MinNormal));
+  return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(exact), sign));
+}
+ENGINERY_INLINE Pairs LoadE4M3Pairs(const std::byte* p) {
+  const __m512i pairs = LoadBytePairs(p);
+  return {E4M3ToF32<24>(pairs), E4M3ToF32<16>(pairs)};
+}
+// Both exact in bf16.
+ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
+  const __m512i even = _mm512_srli_epi32(_mm512_castps_si512(pairs.even), 16);
+  _mm512_storeu_si512(p, _mm512_or_si512(even, _mm512_castps_si512(pairs.odd)));
+}
+
 // Each channel's multiplier twice in its 32 bits.
 using GroupScales = __m512i;
 ENGINERY_INLINE GroupScales LoadGroupScales(const int8_t* p) {

@@ -139,6 +139,12 @@ ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, const F32& a) {
         (is_nan ? bits | 0x400000u : bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
   }
 }
+// Rounded to bf16, and that value as f32.
+ENGINERY_INLINE F32 RoundToBf16(const F32& a) {
+  uint16_t rounded[kLanes];
+  StoreBf16First(rounded, kLanes, a);
+  return LoadBf16(rounded);
+}
 // clamp(rint(a), -127, 127) + 128 of the first n lanes. |a| must be below 2^22 (NaN gives some
 // byte).
 ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, const F32& a) {
@@ -151,6 +157,72 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, const F32& a) {
     q = q < -127 ? -127 : q > 127 ? 127 : q;
     p[i] = static_cast<uint8_t>(q + 128);
   }
+}
+
+// clamp(rint(a), -128, 127) of the first n lanes. |a| must be below 2^22.
+ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, const F32& a) {
+  float lanes[kLanes];
+  Store(lanes, Min(Max(a, Set1(-128.0f)), Set1(127.0f)));
+  for (int64_t i = 0; i < n; ++i) {
+    p[i] = static_cast<uint8_t>(FloatToBits(lanes[i] + kRoundingBias) - FloatToBits(kRoundingBias));
+  }
+}
+// Rounds the first n lanes to E4M3, nearest even, those beyond 448 to 448; NaN gives some code.
+// Numbers below 2^-6 are multiples of 2^-9: adding 2^14 rounds to these.
+constexpr float kE4M3Max = 448.0f, kE4M3MinNormal = 0x1p-6f, kE4M3Round = 0x1p14f;
+constexpr uint32_t kE4M3Bias = 120u << 23;  // of f32's exponent over its
+ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, const F32& a) {
+  float lanes[kLanes], magnitudes[kLanes];
+  Store(lanes, a);
+  Store(magnitudes, Min(Abs(a), Set1(kE4M3Max)));
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = FloatToBits(magnitudes[i]);
+    const uint32_t normal = (bits - kE4M3Bias + 0x7FFFFu + ((bits >> 20) & 1u)) >> 20;
+    const uint32_t subnormal = FloatToBits(magnitudes[i] + kE4M3Round) - FloatToBits(kE4M3Round);
+    const uint32_t code = magnitudes[i] < kE4M3MinNormal ? subnormal : normal;
+    p[i] = static_cast<uint8_t>(code | (FloatToBits(lanes[i]) >> 24 & 0x80u));
+  }
+}
+
+// The even and the odd elements of sixteen pairs, exactly: of bf16, of i8 and of E4M3, whose code
+// of NaN reads as 480.
+struct Pairs {
+  F32 even, odd;
+};
+ENGINERY_INLINE Pairs LoadBf16Pairs(const std::byte* p) {
+  float even[kLanes], odd[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, p + 4 * i, sizeof pair);
+    even[i] = BitsToFloat(pair << 16);
+    odd[i] = BitsToFloat(pair & 0xFFFF0000u);
+  }
+  return {Load(even), Load(odd)};
+}
+ENGINERY_INLINE Pairs LoadI8Pairs(const std::byte* p) {
+  float even[kLanes], odd[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    even[i] = static_cast<float>(static_cast<int8_t>(p[2 * i]));
+    odd[i] = static_cast<float>(static_cast<int8_t>(p[2 * i + 1]));
+  }
+  return {Load(even), Load(odd)};
+}
+ENGINERY_INLINE float E4M3ToFloat(std::byte code) {
+  const auto bits = static_cast<uint32_t>(code);
+  const uint32_t magnitude = (bits & 0x7Fu) << 20;
+  const bool is_subnormal = magnitude < 1u << 23;
+  const float value = is_subnormal
+                          ? BitsToFloat(magnitude + kE4M3Bias + (1u << 23)) - kE4M3MinNormal
+                          : BitsToFloat(magnitude + kE4M3Bias);
+  return bits >= 0x80u ? -value : value;
+}
+ENGINERY_INLINE Pairs LoadE4M3Pairs(const std::byte* p) {
+  float even[kLanes], odd[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    even[i] = E4M3ToFloat(p[2 * i]);
+    odd[i] = E4M3ToFloat(p[2 * i + 1]);
+  }
+  return {Load(even), Load(odd)};
 }
 
 // Multipliers of a group of k, for 16 channels.

@@ -86,7 +86,7 @@ struct WidenBf16Bf16 : RowBf16 {
                                       int64_t end, std::byte* to) {
     const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 2) * panel;
     for (int64_t k = begin; k < end; k += 2) {
-      const DotBf16Bf16::Weight pair = DotBf16Bf16::Load(from + k * 32);
+      const Pairs pair = LoadBf16Pairs(from + k * 32);
       Store512(to + (k - begin) * 64, pair.even);
       Store512(to + (k - begin + 1) * 64, pair.odd);
     }

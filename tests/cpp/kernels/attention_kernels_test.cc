@@ -10,11 +10,47 @@
 namespace enginery::test {
 namespace {
 
-// One KV head of one sequence in a paged cache whose blocks lie in reverse order. What no query may
-// see is NaN.
-template <class T>
+// How a cache stores values: Encode, Decode, what nobody may see, and which kernel reads it.
+struct AsF32 {
+  using Element = float;
+  static constexpr float kScale = 1.0f;
+  static float Encode(float value) { return value; }
+  static float Decode(float stored) { return stored; }
+  static float Unseen() { return std::nanf(""); }
+  static constexpr AttentionKernel Kernels::* kKernel = &Kernels::attention_f32;
+};
+struct AsBf16 {
+  using Element = uint16_t;
+  static constexpr float kScale = 1.0f;
+  static uint16_t Encode(float value) { return ToBf16(value); }
+  static float Decode(uint16_t stored) { return FromBf16(stored); }
+  static uint16_t Unseen() { return 0x7FC0; }  // NaN
+  static constexpr AttentionKernel Kernels::* kKernel = &Kernels::attention_bf16;
+};
+struct AsI8 {
+  using Element = int8_t;
+  static constexpr float kScale = 2.0f / 127;
+  static int8_t Encode(float value) {
+    return static_cast<int8_t>(std::clamp(std::nearbyint(value / kScale), -128.0f, 127.0f));
+  }
+  static float Decode(int8_t stored) { return kScale * static_cast<float>(stored); }
+  static int8_t Unseen() { return 127; }
+  static constexpr AttentionKernel Kernels::* kKernel = &Kernels::attention_i8;
+};
+struct AsE4M3 {
+  using Element = uint8_t;
+  static constexpr float kScale = 0.25f;
+  static uint8_t Encode(float value) { return ToE4M3(value / kScale); }
+  static float Decode(uint8_t stored) { return kScale * FromE4M3(stored); }
+  static uint8_t Unseen() { return 0x7F; }  // NaN
+  static constexpr AttentionKernel Kernels::* kKernel = &Kernels::attention_e4m3;
+};
+
+// One KV head of one sequence in a paged cache whose blocks lie in reverse order.
+template <class Format>
 struct Cache {
-  static constexpr int64_t kElement = sizeof(T), kGroup = 4 / kElement;
+  using T = typename Format::Element;
+  static constexpr int64_t kElement = sizeof(T), kGroup = kElement == 4 ? 1 : 2;
   int64_t tokens_per_block, head_dim, length;
   AlignedBytes memory;
   std::vector<int32_t> block_table;
@@ -25,7 +61,7 @@ struct Cache {
     const int64_t num_blocks = (length + tokens_per_block - 1) / tokens_per_block;
     memory.resize(static_cast<size_t>(num_blocks * block_bytes()));
     auto* elements = reinterpret_cast<T*>(memory.data());
-    std::fill(elements, elements + memory.size() / sizeof(T), Store(std::nanf("")));
+    std::fill(elements, elements + memory.size() / sizeof(T), Format::Unseen());
     for (int64_t b = 0; b < num_blocks; ++b) {
       block_table.push_back(static_cast<int32_t>(num_blocks - 1 - b));
       // Dimensions past head_dim: zero in K, finite in V.
@@ -43,20 +79,12 @@ struct Cache {
       const int64_t offset = t % tokens_per_block;
       for (int64_t d = 0; d < head_dim; ++d) {
         const auto i = static_cast<size_t>(t * head_dim + d);
-        block[(d / kGroup * tokens_per_block + offset) * kGroup + d % kGroup] = Store(k[i]);
-        block[v_at(offset, d)] = Store(v[i]);
-        if constexpr (std::is_same_v<T, uint16_t>) {
-          k[i] = FromBf16(Store(k[i]));
-          v[i] = FromBf16(Store(v[i]));
-        }
+        block[(d / kGroup * tokens_per_block + offset) * kGroup + d % kGroup] =
+            Format::Encode(k[i]);
+        block[v_at(offset, d)] = Format::Encode(v[i]);
+        k[i] = Format::Decode(Format::Encode(k[i]));
+        v[i] = Format::Decode(Format::Encode(v[i]));
       }
-    }
-  }
-  static T Store(float value) {
-    if constexpr (std::is_same_v<T, float>) {
-      return value;
-    } else {
-      return std::isnan(value) ? uint16_t{0x7FC0} : ToBf16(value);
     }
   }
   int64_t v_offset() const {
@@ -76,8 +104,8 @@ struct Shape {
   int64_t group_size, window;
 };
 
-template <class T>
-std::vector<float> Run(const Kernels& kernels, const Cache<T>& cache, const Shape& shape,
+template <class Format>
+std::vector<float> Run(const Kernels& kernels, const Cache<Format>& cache, const Shape& shape,
                        const std::vector<float>& q, int64_t first, int64_t count) {
   const int64_t width = shape.group_size * cache.head_dim;
   std::vector<float> y(static_cast<size_t>(count * width));
@@ -90,7 +118,8 @@ std::vector<float> Run(const Kernels& kernels, const Cache<T>& cache, const Shap
                               .head_dim = cache.head_dim,
                               .first_position = first,
                               .sliding_window = shape.window,
-                              .scale = 0.25f,
+                              .scale = 0.25f * Format::kScale,
+                              .value_scale = Format::kScale,
                               .kv = cache.memory.data(),
                               .block_bytes = cache.block_bytes(),
                               .v_offset = cache.v_offset(),
@@ -99,16 +128,12 @@ std::vector<float> Run(const Kernels& kernels, const Cache<T>& cache, const Shap
                               .y = y.data(),
                               .y_pitch = width,
                               .scratch = reinterpret_cast<float*>(scratch.data())};
-  if constexpr (std::is_same_v<T, float>) {
-    kernels.attention_f32(args);
-  } else {
-    kernels.attention_bf16(args);
-  }
+  (kernels.*Format::kKernel)(args);
   return y;
 }
 
-template <class T>
-void CheckAgainstDouble(const Cache<T>& cache, const Shape& shape, const std::vector<float>& q,
+template <class Format>
+void CheckAgainstDouble(const Cache<Format>& cache, const Shape& shape, const std::vector<float>& q,
                         const std::vector<float>& y) {
   const int64_t dim = cache.head_dim;
   for (int64_t row = 0; row < cache.length * shape.group_size; ++row) {
@@ -133,7 +158,7 @@ void CheckAgainstDouble(const Cache<T>& cache, const Shape& shape, const std::ve
       const double expected = sums[static_cast<size_t>(d)] / denominator;
       // Scores reach about 40; their rounding, a few ulps, is the relative error of a probability.
       // As an operand of a bf16 product a probability has 8 bits besides; values are below 1.
-      const double tolerance = std::is_same_v<T, float> ? 2e-5 : 0x1p-9 + 2e-5;
+      const double tolerance = std::is_same_v<Format, AsF32> ? 2e-5 : 0x1p-9 + 2e-5;
       CHECK_NEAR(y[static_cast<size_t>(row * dim + d)], expected, tolerance);
     }
   }
@@ -152,12 +177,12 @@ void ForEachShape(Body body) {
   }
 }
 
-template <class T>
+template <class Format>
 void CheckAll(int64_t length) {
   ForEachShape([&](int64_t head_dim, int64_t tokens_per_block, const Shape& shape) {
-    const Cache<T> cache(tokens_per_block, head_dim, length);
+    const Cache<Format> cache(tokens_per_block, head_dim, length);
     auto q = RandomFloats(length * shape.group_size * head_dim, 3, 2.0f);
-    if constexpr (std::is_same_v<T, uint16_t>) {
+    if constexpr (!std::is_same_v<Format, AsF32>) {
       for (float& value : q) value = FromBf16(ToBf16(value));  // so that rounding it is exact
     }
     const int64_t width = shape.group_size * head_dim;
@@ -178,9 +203,13 @@ void CheckAll(int64_t length) {
   });
 }
 
-TEST(attention_over_f32_agrees_with_double_however_it_is_chunked) { CheckAll<float>(79); }
+TEST(attention_over_f32_agrees_with_double_however_it_is_chunked) { CheckAll<AsF32>(79); }
 
-TEST(attention_over_bf16_agrees_with_double_however_it_is_chunked) { CheckAll<uint16_t>(79); }
+TEST(attention_over_bf16_agrees_with_double_however_it_is_chunked) { CheckAll<AsBf16>(79); }
+
+TEST(attention_over_i8_agrees_with_double_however_it_is_chunked) { CheckAll<AsI8>(79); }
+
+TEST(attention_over_e4m3_agrees_with_double_however_it_is_chunked) { CheckAll<AsE4M3>(79); }
 
 }  // namespace
 }  // namespace enginery::test

@@ -125,6 +125,42 @@ Quantized Quantize(const Kernels& kernels, const std::vector<float>& x) {
   return result;
 }
 
+// Every code, what lies halfway to the next one and just beside that, and what is out of range.
+TEST(i8_and_e4m3_codes_are_the_nearest_and_saturate) {
+  constexpr float kScale = 0.125f;
+  std::vector<float> of_i8 = {-200.0f, -128.5f, 127.5f, 1e30f, -1e30f, 0.0f, -0.0f};
+  for (int code = -128; code < 128; ++code) {
+    const auto value = static_cast<float>(code);
+    of_i8.insert(of_i8.end(), {value, value + 0.5f, std::nextafter(value + 0.5f, 0.0f)});
+  }
+  std::vector<float> of_e4m3 = {464.0f, 480.0f, -1e30f, 1e-12f, -1e-12f, 0.0f, -0.0f};
+  for (uint8_t code = 0; code < 126; ++code) {
+    const float value = FromE4M3(code);
+    const float half = (value + FromE4M3(static_cast<uint8_t>(code + 1))) / 2;
+    of_e4m3.insert(of_e4m3.end(), {value, -value, half, -half, std::nextafter(half, 0.0f),
+                                   std::nextafter(half, 1e9f)});
+  }
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const auto& [values, is_i8] : {std::pair(&of_i8, true), std::pair(&of_e4m3, false)}) {
+      for (const size_t n : {values->size(), size_t{1}, size_t{19}}) {
+        std::vector<float> x;
+        for (size_t i = 0; i < n; ++i) x.push_back((*values)[i] * kScale);
+        std::vector<uint8_t> y(n + 1, 0xA5);
+        const auto row = is_i8 ? kernels->i8_row : kernels->e4m3_row;
+        row(x.data(), static_cast<int64_t>(n), 1 / kScale, y.data());
+        for (size_t i = 0; i < n; ++i) {
+          const float value = (*values)[i];
+          const uint8_t expected = is_i8 ? static_cast<uint8_t>(static_cast<int8_t>(
+                                               std::clamp(std::nearbyint(value), -128.0f, 127.0f)))
+                                         : ToE4M3(value);
+          CHECK_EQ(int{y[i]}, int{expected});
+        }
+        CHECK_EQ(int{y[n]}, 0xA5);  // nothing past the end
+      }
+    }
+  }
+}
+
 TEST(quantize_is_symmetric_to_the_largest_and_rounds_to_even) {
   for (const Kernels* kernels : AvailableKernels()) {
     const Quantized ties = Quantize(*kernels, {127.0f, -127.0f, 0.5f, 1.5f, -2.5f, 126.4f, 0.0f});

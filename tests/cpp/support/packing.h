@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -36,6 +37,32 @@ inline uint16_t ToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 inline float FromBf16(uint16_t value) { return std::bit_cast<float>(uint32_t{value} << 16); }
+
+// FP8 E4M3 by its definition: four bits of exponent with bias 7, three of mantissa, no infinity.
+inline float FromE4M3(uint8_t code) {
+  const int exponent = code >> 3 & 15;
+  const int mantissa = code & 7;
+  if (exponent == 15 && mantissa == 7) return std::nanf("");
+  const float magnitude = exponent == 0
+                              ? std::ldexp(static_cast<float>(mantissa), -9)
+                              : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  return code >= 128 ? -magnitude : magnitude;
+}
+// The nearest of all codes, of two the even one; beyond the largest, the largest.
+inline uint8_t ToE4M3(float value) {
+  const auto sign = static_cast<uint8_t>(std::signbit(value) ? 128 : 0);
+  uint8_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (uint8_t code = 0; code < 127; ++code) {
+    const double distance =
+        std::fabs(std::fabs(static_cast<double>(value)) - static_cast<double>(FromE4M3(code)));
+    if (distance < least || (distance == least && code % 2 == 0)) {
+      least = distance;
+      best = code;
+    }
+  }
+  return static_cast<uint8_t>(best | sign);
+}
 
 inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float spread = 1.0f) {
   std::mt19937 random(seed);

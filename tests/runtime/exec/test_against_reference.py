@@ -28,6 +28,9 @@ LIMITS = {
     "int8_wo": 0.02,
     "int8_dynamic": 0.07,
     "w4a8_dynamic": 0.07,
+    # A key or value on the verge of the next code: 1/127, or a sixteenth of itself.
+    "int8_kv": 0.03,
+    "fp8_kv": 0.07,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     **{scheme: {"scheme": scheme} for scheme in SCHEMES},

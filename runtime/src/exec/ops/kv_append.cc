@@ -7,24 +7,25 @@
 namespace enginery {
 namespace {
 
-// Writes a token's key: one group of dimensions in each row of the panel (kv_cache.h). head_dim is
-// even.
+// Elements of the cache that stand together (kv_cache.h).
+template <class T>
+constexpr int64_t kGroup = sizeof(T) == 4 ? 1 : 2;
+
+// Writes a token's key: one group of dimensions in each row of the panel. head_dim is even.
 template <class T>
 void WriteKey(std::byte* panel, int64_t tokens_per_block, int64_t offset, int64_t head_dim,
               const T* key) {
-  constexpr int64_t kGroup = 4 / sizeof(T);
-  T* k = reinterpret_cast<T*>(panel) + offset * kGroup;
-  for (int64_t d = 0; d < head_dim; d += kGroup) {
-    std::memcpy(k + d * tokens_per_block, key + d, kGroup * sizeof(T));
+  T* k = reinterpret_cast<T*>(panel) + offset * kGroup<T>;
+  for (int64_t d = 0; d < head_dim; d += kGroup<T>) {
+    std::memcpy(k + d * tokens_per_block, key + d, kGroup<T> * sizeof(T));
   }
 }
 
-// Where a token's value begins; its dimensions are 4 bytes apart.
+// Where a token's value begins; its dimensions are a group apart.
 template <class T>
 T* ValueAt(std::byte* values, int64_t offset, int64_t head_dim) {
-  constexpr int64_t kGroup = 4 / sizeof(T);
-  return reinterpret_cast<T*>(values) + offset / kGroup * kGroup * PaddedHeadDim(head_dim) +
-         offset % kGroup;
+  return reinterpret_cast<T*>(values) + offset / kGroup<T> * kGroup<T> * PaddedHeadDim(head_dim) +
+         offset % kGroup<T>;
 }
 
 class KvAppend final : public Op {
@@ -34,7 +35,8 @@ class KvAppend final : public Op {
     const float* q_norm;  // null: none
     const float* k_norm;
     float epsilon;
-    size_t rope;  // buffer
+    float k_inverse_scale, v_inverse_scale;  // of codes
+    size_t rope;                             // buffer
   };
   KvAppend(const ValueOperand& qkv, const Config& config) : qkv_(qkv), config_(config) {}
 
@@ -98,12 +100,24 @@ class KvAppend final : public Op {
       std::byte* block = Block(context, h, slot);
       if (shape.dtype == DType::kF32) {
         WriteKey(block, shape.tokens_per_block, offset, shape.head_dim, key);
+      } else if (shape.element_bytes() == 1) {
+        auto* codes = reinterpret_cast<uint8_t*>(scratch);
+        Quantize(context, key, config_.k_inverse_scale, codes);
+        WriteKey(block, shape.tokens_per_block, offset, shape.head_dim, codes);
       } else {
         uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
         context.kernels.bf16_row(key, shape.head_dim, rounded);
         WriteKey(block, shape.tokens_per_block, offset, shape.head_dim, rounded);
       }
     }
+  }
+
+  // A head's codes.
+  void Quantize(const StepContext& context, const float* head, float inverse_scale,
+                uint8_t* codes) const {
+    const auto quantize =
+        context.kv.shape.dtype == DType::kI8 ? context.kernels.i8_row : context.kernels.e4m3_row;
+    quantize(head, config_.head_dim, inverse_scale, codes);
   }
 
   // Of a token, or of it and the next one, whose slots are a pair.
@@ -125,6 +139,16 @@ class KvAppend final : public Op {
         }
         continue;
       }
+      if (shape.element_bytes() == 1) {
+        const float* rows[] = {value, Keys(context, row + (is_pair ? 1 : 0)) + column};
+        for (int64_t i = 0; i < (is_pair ? 2 : 1); ++i) {
+          auto* codes = reinterpret_cast<uint8_t*>(scratch);
+          Quantize(context, rows[i], config_.v_inverse_scale, codes);
+          uint8_t* to = ValueAt<uint8_t>(values, offset + i, shape.head_dim);
+          for (int64_t d = 0; d < shape.head_dim; ++d) to[2 * d] = codes[d];
+        }
+        continue;
+      }
       uint16_t* to = ValueAt<uint16_t>(values, offset, shape.head_dim);
       if (is_pair) {
         context.kernels.bf16_row_pair(value, Keys(context, row + 1) + column, shape.head_dim, to);
@@ -143,7 +167,8 @@ class KvAppend final : public Op {
 }  // namespace
 
 PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan) {
-  step.Expect(4, 1, {"layer", "rope_scale", "epsilon"});
+  const bool has_scales = plan.ExpectKvScales(step);
+  step.Expect(has_scales ? 6 : 4, 1, {"layer", "rope_scale", "epsilon"});
   const ModelConfig& config = plan.config();
   const ValueOperand qkv = step.input(0, {DType::kF32});
   step.ExpectSame(qkv, step.output(0, {DType::kF32}));
@@ -159,6 +184,10 @@ PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan) {
   prepared.q_norm = step.optional_f32_vector(2, config.head_dim);
   prepared.k_norm = step.optional_f32_vector(3, config.head_dim);
   prepared.epsilon = step.float_attribute("epsilon", 0, 1);
+  if (has_scales) {
+    prepared.k_inverse_scale = 1.0f / step.scale(4);
+    prepared.v_inverse_scale = 1.0f / step.scale(5);
+  }
   prepared.rope = plan.AddRope(step.f32_vector(1, half_dim), half_dim,
                                step.float_attribute("rope_scale", 0, 1e6));
   plan.RequireThreadScratch(config.head_dim * 2);

@@ -11,16 +11,15 @@ class PagedAttention final : public Op {
  public:
   struct Config {
     int64_t layer, num_heads, num_kv_heads, head_dim, sliding_window;
-    float scale;
-    size_t result;  // f32 buffer; y itself when that is f32
+    float scale;        // of the scores, times that of K's codes
+    float value_scale;  // of V's codes
+    size_t result;      // f32 buffer; y itself when that is f32
   };
   PagedAttention(const ValueOperand& qkv, const ValueOperand& y, const Config& config)
       : qkv_(qkv), y_(y), config_(config) {}
 
   void Run(const StepContext& context) const override {
-    const AttentionKernel kernel = context.kv.shape.dtype == DType::kF32
-                                       ? context.kernels.attention_f32
-                                       : context.kernels.attention_bf16;
+    const AttentionKernel kernel = KernelFor(context.kernels, context.kv.shape.dtype);
     // Tasks are (query tile, KV head), the heads of a tile beside each other.
     const int64_t num_tiles = context.query_tiles.cu_tiles.back();
     context.pool.ParallelFor(num_tiles * config_.num_kv_heads, [&](int64_t task, int thread) {
@@ -54,6 +53,12 @@ class PagedAttention final : public Op {
   }
 
  private:
+  static AttentionKernel KernelFor(const Kernels& kernels, DType kv_dtype) {
+    if (kv_dtype == DType::kF32) return kernels.attention_f32;
+    if (kv_dtype == DType::kI8) return kernels.attention_i8;
+    return kv_dtype == DType::kF8E4M3 ? kernels.attention_e4m3 : kernels.attention_bf16;
+  }
+
   AttentionArgs TaskArgs(const StepContext& context, int64_t tile, int64_t kv_head,
                          float* scratch) const {
     const BatchView& batch = context.batch;
@@ -77,6 +82,7 @@ class PagedAttention final : public Op {
         .first_position = batch.positions[begin],
         .sliding_window = config_.sliding_window,
         .scale = config_.scale,
+        .value_scale = config_.value_scale,
         .kv = context.kv.head(config_.layer, kv_head),
         .block_bytes = context.kv.shape.head_bytes(),
         .v_offset = context.kv.shape.k_bytes(),
@@ -95,7 +101,8 @@ class PagedAttention final : public Op {
 }  // namespace
 
 PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan) {
-  step.Expect(1, 1, {"layer", "scale", "sliding_window"});
+  const bool has_scales = plan.ExpectKvScales(step);
+  step.Expect(has_scales ? 3 : 1, 1, {"layer", "scale", "sliding_window"});
   const ModelConfig& config = plan.config();
   const ValueOperand qkv = step.input(0, {DType::kF32});
   const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
@@ -113,6 +120,8 @@ PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan) {
   prepared.head_dim = config.head_dim;
   prepared.sliding_window = step.int_attribute("sliding_window", 0, INT32_MAX);
   prepared.scale = step.float_attribute("scale", 0, 1e6);
+  if (has_scales) prepared.scale *= step.scale(1);
+  prepared.value_scale = has_scales ? step.scale(2) : 1.0f;
   prepared.result =
       y.dtype == DType::kF32 ? y.index : plan.AddBuffer(Rows::kTokens, DType::kF32, y.columns);
   const int64_t num_rows = plan.query_tile_tokens() * (config.num_heads / config.num_kv_heads);
