@@ -151,7 +151,7 @@ class Product {
         scale_(static_cast<size_t>(n)),
         column_sums_(static_cast<size_t>(n)),
         y_(static_cast<size_t>(rows * n)),
-        scratch_(Zeros(enginery::LinearScratchBytes(rows, k))) {
+        scratch_(Zeros(enginery::LinearScratchBytes(k))) {
     args_.x = x_.get();
     args_.x_pitch = k * scheme.x_bytes;
     args_.x_scale = x_scale_.data();

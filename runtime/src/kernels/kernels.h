@@ -36,7 +36,7 @@ struct LinearArgs {
   const float* bias;           // [n] or null
   const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
   const int8_t* group_scales;  // [panels][ceil(k / 128)][16], i4 only: W = group scale * code
-  std::byte* scratch;          // LinearScratchBytes(num_rows, k), aligned to 64 bytes
+  std::byte* scratch;          // LinearScratchBytes(k), aligned to 64 bytes
   float* y;                    // [num_rows, n]
   int64_t y_pitch;             // floats from row to row
   int64_t num_rows, n, k;
@@ -47,15 +47,16 @@ using LinearKernel = void (*)(const LinearArgs& args);
 
 // Panels of i4 that are unpacked to i8 at once.
 inline constexpr int64_t kUnpackedPanels = 4;
-// Groups of k of a panel that are widened at once (linear_widened_avx2.h).
-inline constexpr int64_t kWidenedGroups = 256;
-// What the kernels of any table need: unpacked panels, or a block of widened weights with all rows
-// and their sums.
-constexpr int64_t LinearScratchBytes(int64_t num_rows, int64_t k) {
+// What is widened at once (linear_widened_avx2.h): groups of k of a panel and of rows of x, for as
+// many sums.
+inline constexpr int64_t kWidenedGroups = 256, kWidenedRows = 128, kWidenedPanels = 16;
+// What the kernels of any table need: unpacked panels, or what is widened and its sums.
+constexpr int64_t LinearScratchBytes(int64_t k) {
   constexpr int64_t kLineBytes = 64;
   const int64_t unpacked = kUnpackedPanels * kPanelChannels * ((k + 7) / 8 * 8);
-  const int64_t row = (k + 15) / 16 * 16 * 4 + kLineBytes;
-  const int64_t widened = kWidenedGroups * kLineBytes + num_rows * (kLineBytes + row);
+  const int64_t widened = kWidenedGroups * kLineBytes +
+                          kWidenedRows * (kWidenedGroups * 4 + kLineBytes) +
+                          kWidenedRows * kWidenedPanels * kLineBytes;
   return unpacked > widened ? unpacked : widened;
 }
 // Bytes of a panel: every layout keeps 16 channels by 4 bytes for each group of k.

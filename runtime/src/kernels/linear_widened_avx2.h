@@ -53,57 +53,67 @@ ENGINERY_INLINE void WidenRow(const std::byte* x, int64_t k, std::byte* to, Piec
   piece(last, to + i * kToBytes);
 }
 
+// Weights of which kStep k of a panel fill 64 bytes.
+template <int64_t kStep>
+struct WidenWeights {
+  static constexpr int64_t kWeightStep = kStep;
+  // Those of a panel from k `begin` on, a multiple of kStep.
+  static ENGINERY_INLINE const std::byte* Piece(const LinearArgs& args, int64_t panel,
+                                                int64_t begin) {
+    return static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, kStep) * panel +
+           begin / kStep * kLineBytes;
+  }
+};
+
 // How the factors of a product become operands of Dot: `Weights` of the k [begin, end) of a panel,
-// begin a multiple of 256; `Row` of a row of x, zeros past its end up to a multiple of 16.
+// begin a multiple of 256; `Row` of k elements of a row of x, zeros past them up to a multiple
+// of 8.
 struct RowF32 {
   using Dot = DotF32F32;
+  static constexpr int64_t kRowBytes = 4;  // of an element
   static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
     WidenRow<8, 4, 4>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
       Store256(at, Load256(from));
     });
   }
 };
-struct WidenF32F32 : RowF32 {
-  static constexpr int64_t kWeightStep = 1;  // k in 64 bytes of a panel
+struct WidenF32F32 : RowF32, WidenWeights<1> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 1) * panel;
-    __builtin_memcpy(to, from + begin * kLineBytes, static_cast<size_t>((end - begin) * 64));
+    const std::byte* from = Piece(args, panel, begin);
+    __builtin_memcpy(to, from, static_cast<size_t>((end - begin) * kLineBytes));
   }
 };
 
 struct RowBf16 {
   using Dot = DotF32F32;
+  static constexpr int64_t kRowBytes = 2;
   static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
     WidenRow<16, 2, 4>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
       Store512(at, LoadBf16(reinterpret_cast<const uint16_t*>(from)));
     });
   }
 };
-struct WidenBf16Bf16 : RowBf16 {
-  static constexpr int64_t kWeightStep = 2;
+struct WidenBf16Bf16 : RowBf16, WidenWeights<2> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 2) * panel;
-    for (int64_t k = begin; k < end; k += 2) {
+    const std::byte* from = Piece(args, panel, begin);
+    for (int64_t k = 0; k < end - begin; k += 2) {
       const Pairs pair = LoadBf16Pairs(from + k * 32);
-      Store512(to + (k - begin) * 64, pair.even);
-      Store512(to + (k - begin + 1) * 64, pair.odd);
+      Store512(to + k * 64, pair.even);
+      Store512(to + (k + 1) * 64, pair.odd);
     }
   }
 };
 
 template <class Rows>
-struct WidenXI8 : Rows {
-  static constexpr int64_t kWeightStep = 4;
+struct WidenXI8 : Rows, WidenWeights<4> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 4) * panel;
-    for (int64_t k = begin; k < end; k += 4) {
+    const std::byte* from = Piece(args, panel, begin);
+    for (int64_t k = 0; k < end - begin; k += 4) {
       const DotXI8::Weight four = DotXI8::Load(from + k * 16);
-      for (int j = 0; j < 4; ++j) {
-        Store512(to + (k - begin + j) * 64, four.k[j]);
-      }
+      for (int j = 0; j < 4; ++j) Store512(to + (k + j) * 64, four.k[j]);
     }
   }
 };
@@ -117,6 +127,7 @@ ENGINERY_INLINE __m256i OddBytes(__m256i bytes) { return _mm256_srai_epi16(bytes
 
 struct RowI8 {
   using Dot = DotI16I16;
+  static constexpr int64_t kRowBytes = 1;
   static ENGINERY_INLINE void Row(const std::byte* x, int64_t k, std::byte* to) {
     WidenRow<16, 1, 2>(x, k, to, [](const std::byte* from, std::byte* at) ENGINERY_LAMBDA_INLINE {
       static_assert(kActivationZeroPoint == 128);
@@ -138,19 +149,17 @@ struct RowI8 {
     Store256(to + 96, OddBytes(high));
   }
 };
-struct WidenI8I8 : RowI8 {
-  static constexpr int64_t kWeightStep = 4;
+struct WidenI8I8 : RowI8, WidenWeights<4> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 4) * panel;
-    for (int64_t k = begin; k < end; k += 4) Four(from + k * 16, to + (k - begin) * 32);
+    const std::byte* from = Piece(args, panel, begin);
+    for (int64_t k = 0; k < end - begin; k += 4) Four(from + k * 16, to + k * 32);
   }
 };
-struct WidenI8I4 : RowI8 {
-  static constexpr int64_t kWeightStep = 8;
+struct WidenI8I4 : RowI8, WidenWeights<8> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const auto* from = static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, 8) * panel;
+    const std::byte* from = Piece(args, panel, begin);
     const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
     const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
     for (int64_t group = begin; group < end; group += kWeightGroup) {
@@ -158,7 +167,7 @@ struct WidenI8I4 : RowI8 {
       const int64_t group_end = group + kWeightGroup < end ? group + kWeightGroup : end;
       for (int64_t k = group; k < group_end; k += 8) {
         alignas(32) std::byte eight[128];
-        Unpack64(from + k * 8, scale, eight);
+        Unpack64(from + (k - begin) * 8, scale, eight);
         Four(eight, to + (k - begin) * 32);
         Four(eight + 64, to + (k - begin + 4) * 32);
       }
@@ -196,43 +205,86 @@ ENGINERY_INLINE void WidenedTileOf(int64_t num_rows, const std::byte* x, int64_t
   WidenedTile<Dot, kRows>(x, x_pitch, weights, groups, sums);
 }
 
-// args.scratch holds a block of weights (half of an L1 of 32 KiB), sums and x.
+// The weights of the piece of panels that comes next, fetched into L2 by the tiles of this one.
+class NextPiece {
+ public:
+  ENGINERY_INLINE NextPiece(const std::byte* from, int64_t bytes, int64_t num_tiles)
+      : at_(from), end_(from + bytes), lines_per_tile_((bytes / kLineBytes) / num_tiles + 1) {}
+  ENGINERY_INLINE void FetchShare() {
+    for (int64_t i = 0; i < lines_per_tile_ && at_ < end_; ++i, at_ += kLineBytes) {
+      __builtin_prefetch(at_, 0, 2);
+    }
+  }
+
+ private:
+  const std::byte* at_;
+  const std::byte* end_;
+  int64_t lines_per_tile_;
+};
+
+// Rows [row, row + num_rows) by the panels [panel, panel_end), at most kWidenedRows by
+// kWidenedPanels.
 template <class Widen>
-void WidenedLinear(const LinearArgs& args) {
+void WidenedBlock(const LinearArgs& args, int64_t row, int64_t num_rows, int64_t panel,
+                  int64_t panel_end) {
   using Dot = typename Widen::Dot;
   using Accumulator = typename Dot::Accumulator;
   constexpr int64_t kBlock = kWidenedGroups * Dot::kGroup;
+  constexpr int64_t kPitch = kWidenedGroups * Dot::kInputBytes + kLineBytes;
   static_assert(kBlock % kWeightGroup == 0 && sizeof(Accumulator) == kLineBytes);
-  const auto round_up = [](int64_t k, int64_t to) { return (k + to - 1) / to * to; };
-  const int64_t padded_k = round_up(args.k, 16);
-  const int64_t x_pitch = padded_k / Dot::kGroup * Dot::kInputBytes + kLineBytes;
-
   std::byte* weights = args.scratch;
-  auto* sums = reinterpret_cast<Accumulator*>(weights + kWidenedGroups * Dot::kWeightBytes);
-  std::byte* x = reinterpret_cast<std::byte*>(sums + args.num_rows);
-  for (int64_t r = 0; r < args.num_rows; ++r) {
-    Widen::Row(static_cast<const std::byte*>(args.x) + r * args.x_pitch, args.k, x + r * x_pitch);
-  }
-  const int64_t num_tiles = (args.num_rows + Dot::kMaxRows - 1) / Dot::kMaxRows;
-  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
-    for (int64_t r = 0; r < args.num_rows; ++r) sums[r] = Dot::Zero();
-    for (int64_t begin = 0; begin < args.k; begin += kBlock) {
-      const int64_t left = round_up(args.k - begin, Widen::kWeightStep);
-      const int64_t count = left < kBlock ? left : kBlock;
-      Widen::Weights(args, panel, begin, begin + count, weights);
-      int64_t row = 0;
+  std::byte* x = weights + kWidenedGroups * Dot::kWeightBytes;
+  auto* sums = reinterpret_cast<Accumulator*>(x + kWidenedRows * kPitch);
+
+  const int64_t num_tiles = (num_rows + Dot::kMaxRows - 1) / Dot::kMaxRows;
+  for (int64_t i = 0; i < (panel_end - panel) * num_rows; ++i) sums[i] = Dot::Zero();
+  for (int64_t begin = 0; begin < args.k; begin += kBlock) {
+    const int64_t left = args.k - begin;
+    const int64_t k = left < kBlock ? left : kBlock;
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const std::byte* from = static_cast<const std::byte*>(args.x) + (row + r) * args.x_pitch;
+      Widen::Row(from + begin * Widen::kRowBytes, k, x + r * kPitch);
+    }
+    // Weights are padded with zeros to whole steps.
+    const int64_t padded_k = (k + Widen::kWeightStep - 1) / Widen::kWeightStep * Widen::kWeightStep;
+    for (int64_t p = panel; p < panel_end; ++p) {
+      Widen::Weights(args, p, begin, begin + padded_k, weights);
+      const bool is_last = p + 1 == panel_end;
+      NextPiece next(Widen::Piece(args, is_last ? panel : p + 1, is_last ? begin + kBlock : begin),
+                     padded_k * kLineBytes / Widen::kWeightStep, num_tiles);
+      Accumulator* panel_sums = sums + (p - panel) * num_rows;
+      int64_t r = 0;
       for (int64_t t = 0; t < num_tiles; ++t) {
-        const int64_t end = args.num_rows * (t + 1) / num_tiles;
-        WidenedTileOf<Dot, Dot::kMaxRows>(
-            end - row, x + row * x_pitch + begin / Dot::kGroup * Dot::kInputBytes, x_pitch, weights,
-            count / Dot::kGroup, sums + row);
-        row = end;
+        next.FetchShare();
+        const int64_t end = num_rows * (t + 1) / num_tiles;
+        WidenedTileOf<Dot, Dot::kMaxRows>(end - r, x + r * kPitch, kPitch, weights,
+                                          padded_k / Dot::kGroup, panel_sums + r);
+        r = end;
       }
     }
-    const PanelFinish<Dot> finish(args, panel * kPanelChannels);
-    for (int64_t r = 0; r < args.num_rows; ++r) {
-      finish.Row(sums[r], args, r, args.y + r * args.y_pitch + panel * kPanelChannels);
+  }
+  for (int64_t p = panel; p < panel_end; ++p) {
+    const PanelFinish<Dot> finish(args, p * kPanelChannels);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      finish.Row(sums[(p - panel) * num_rows + r], args, row + r,
+                 args.y + (row + r) * args.y_pitch + p * kPanelChannels);
     }
+  }
+}
+
+// Blocks whose x and sums, a quarter of an L2 of 512 KiB each, stay there while the weights pass.
+template <class Widen>
+void WidenedLinear(const LinearArgs& args) {
+  const int64_t num_blocks = (args.num_rows + kWidenedRows - 1) / kWidenedRows;
+  int64_t row = 0;
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const int64_t end = args.num_rows * (b + 1) / num_blocks;
+    for (int64_t p = args.panel_begin; p < args.panel_end; p += kWidenedPanels) {
+      const int64_t panel_end =
+          p + kWidenedPanels < args.panel_end ? p + kWidenedPanels : args.panel_end;
+      WidenedBlock<Widen>(args, row, end - row, p, panel_end);
+    }
+    row = end;
   }
 }
 

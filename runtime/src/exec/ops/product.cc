@@ -109,8 +109,7 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
   if (has_groups) {
     args.group_scales = GroupScales(step, 5, y.columns, x.columns);
   }
-  const auto row_bytes = static_cast<int64_t>(ElementBits(x.dtype) / 8) * x.columns;
-  const int64_t scratch_bytes = LinearScratchBytes(MaxBlockRows(row_bytes), x.columns);
+  const int64_t scratch_bytes = LinearScratchBytes(x.columns);
   plan.RequireThreadScratch(scratch_bytes);
   return {x,
           args,
