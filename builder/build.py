@@ -135,8 +135,13 @@ class BuildSummary:
     file_bytes: tuple[int, ...]
 
 
-def plan_build(request: BuildRequest) -> PlannedBuild:
+def plan_build(request: BuildRequest, *, reads_weights: bool = True) -> PlannedBuild:
     """Does all of a build but reading weights: every check, the lowered network, the memory plan.
+
+    Args:
+        request: the options as given.
+        reads_weights: whether the checkpoint's tensors are checked where they are there; without,
+            the plan is one of the configuration alone and cannot be built.
 
     Raises:
         BuildError: one of its subclasses, by what is wrong.
@@ -150,7 +155,7 @@ def plan_build(request: BuildRequest) -> PlannedBuild:
 
     plain = verify(build_decoder(config), after="models")
     checked = None
-    if request.output is not None or has_weights(request.model):
+    if reads_weights and (request.output is not None or has_weights(request.model)):
         with Checkpoint(request.model) as checkpoint:
             checked = check_tensors(checkpoint, plain, options.qformat, options.kv_cache_dtype)
     network = run_passes(plain, options)

@@ -29,6 +29,7 @@ class Workspace:
         fixed_bytes: whatever the step.
         partial_bytes: of one partial result of attention, which covers part of a sequence's keys.
         split_tokens: keys that it covers at least.
+        unstored_values: names of values of the program that are never there as a whole.
     """
 
     token_row_bytes: int = 0
@@ -36,6 +37,7 @@ class Workspace:
     fixed_bytes: int = 0
     partial_bytes: int = 0
     split_tokens: int = 1
+    unstored_values: frozenset[str] = frozenset()
 
     def num_partials(self, num_kv_tokens: int, options: BuildOptions) -> int:
         """Partial results of one step at most.
@@ -234,15 +236,16 @@ def format_bytes(count: int) -> str:
 
 
 def _row_bytes(programs: Sequence[Program], extra: Workspace) -> dict[str, int]:
-    """Bytes that one more row of each kind takes in all values of the programs."""
+    """Bytes that one more row of each kind takes on all ranks of the programs."""
     totals = {
-        "tokens": extra.token_row_bytes,
+        "tokens": len(programs) * extra.token_row_bytes,
         # The one partial result that each sequence may have whatever the KV cache holds.
-        "logits": extra.logit_row_bytes + extra.partial_bytes,
+        "logits": len(programs) * extra.logit_row_bytes + extra.partial_bytes,
     }
     for program in programs:
         for buffer in program.buffers:
-            totals[buffer.rows] += _buffer_row_bytes(buffer)
+            if buffer.name not in extra.unstored_values:
+                totals[buffer.rows] += _buffer_row_bytes(buffer)
     return totals
 
 

@@ -11,6 +11,7 @@ from enginery.builder.checkpoint.config import ModelConfig
 from enginery.builder.errors import OptionError, Problems
 from enginery.builder.refusals import kv_dtype_refusal, qformat_refusal
 from enginery.builder.sku import Sku
+from enginery.quantization import SCHEMES
 
 # dtype names of the command line -> of the engine format
 ENGINE_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -146,6 +147,13 @@ def resolve_options(
         )
         max_seq_len = None
     max_seq_len = count("max_seq_len", max_seq_len, config.max_position_embeddings)
+    scheme = SCHEMES.get(request.qformat)
+    if scheme is not None and scheme.dtypes is not None and dtype not in scheme.dtypes:
+        problems.add(
+            "dtype",
+            f"{dtype!r} is not multiplied by the weights of {scheme.name}",
+            f"choose {' or '.join(scheme.dtypes)}",
+        )
     options = BuildOptions(
         sku=",".join(sku.name for sku in skus),
         dtype=choice("dtype", dtype),

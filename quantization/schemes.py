@@ -28,6 +28,7 @@ class Scheme:
         has_input_scales: whether activations are quantised by scales that the checkpoint gives
             (`<module>.input_scale`).
         block_size: inputs that share a weight scale; None is all of a row.
+        dtypes: the build dtypes beside it; None is every one.
         min_sm: the compute capability, as one number, from which hardware multiplies its codes.
         nearest: the schemes to take where this one cannot be had, the nearest first.
     """
@@ -43,6 +44,7 @@ class Scheme:
     embedding_dtype: str | None = None
     has_input_scales: bool = False
     block_size: int | None = None
+    dtypes: tuple[str, ...] | None = None
     min_sm: int = 0
     nearest: tuple[str, ...] = ("none",)
 
@@ -85,9 +87,9 @@ INT4_WO = Scheme(
     None,
     "W4A16",
     f"INT4 weights, one scale per {INT4_BLOCK} inputs of a channel; activations never quantised",
-    targets=("tensorrt",),
     quantizes_lm_head=False,
     block_size=INT4_BLOCK,
+    dtypes=("bfloat16", "float16"),
     nearest=("w4a8_dynamic", "int8_wo", "none"),
 )
 INT8_SQ = Scheme(
@@ -96,7 +98,6 @@ INT8_SQ = Scheme(
     "i8",
     "W8A8_SQ_PER_CHANNEL",
     "INT8 weights per channel, activations INT8 by the checkpoint's scales (calibrated, smoothed)",
-    targets=("tensorrt",),
     quantizes_lm_head=False,
     has_input_scales=True,
     nearest=("int8_dynamic", "int8_wo", "none"),
@@ -107,7 +108,6 @@ FP8 = Scheme(
     "f8e4m3",
     "FP8",
     "FP8 (E4M3) weights per channel, activations FP8 by the checkpoint's scales (calibrated)",
-    targets=("tensorrt",),
     quantizes_lm_head=False,
     has_input_scales=True,
     min_sm=89,

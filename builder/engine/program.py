@@ -19,7 +19,7 @@ INT4 = "i4"  # of tensors alone: two per byte
 # layout -> K elements that stand together, and the dtypes it is used for
 GROUPS = {
     "n16k1": (1, ("f32", "i8")),
-    "n16k2": (2, ("bf16",)),
+    "n16k2": (2, ("bf16", "f8e4m3")),
     "n16k4": (4, ("i8",)),
     "n16k8": (8, (INT4,)),
 }

@@ -21,7 +21,8 @@ def replan(
     """The plan for a machine with as much memory."""
     sku = dataclasses.replace(planned.sku, memory_bytes=memory_bytes)
     programs = [payload.program for payload in planned.payloads]
-    return plan_memory(planned.network, programs, planned.options, sku, kv_cache_bytes)
+    extra = planned.target.workspace(planned.payloads[0], planned.options)
+    return plan_memory(planned.network, programs, planned.options, sku, kv_cache_bytes, extra)
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def test_numbers_are_those_of_the_model(planned: PlannedBuild) -> None:
     # keys and values, 2 layers, 2 KV heads of 32, float32
     assert plan.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
     assert plan.kv_block_bytes == 32 * plan.kv_bytes_per_token
-    # hidden, norm, qkv, attention, norm, gate and up, activation; hidden, norm, logits
-    per_token = 4 * (128 + 128 + 256 + 128 + 128 + 512 + 256)
+    # hidden, norm, qkv, attention, norm, activation, angles (gate and up are never stored);
+    # hidden, norm, logits
+    per_token = 4 * (128 + 128 + 256 + 128 + 128 + 256 + 32)
     per_logit_row = 4 * (128 + 128 + 320)
     assert plan.workspace_bytes == 100 * per_token + 7 * per_logit_row
     assert plan.num_full_sequences == 7  # no more than max_batch_size is of use

@@ -256,7 +256,6 @@ def test_a_configuration_alone_compiles_for_gpus_and_says_what_it_would_take(
         (("--sku", "h200,a100", "--qformat", "fp8"), ("qformat: 'fp8'", "a100")),
         (("--sku", "h200", "--qformat", "int8_dynamic"), ("qformat: 'int8_dynamic'", "int8")),
         (("--sku", "h200", "--dtype", "float32"), ("dtype: 'float32'", "bfloat16")),
-        (("--sku", "cpu", "--qformat", "fp8"), ("qformat: 'fp8'", "cpu")),
         (("--sku", "h200", "--qformat", "fp8"), ("input_scale",)),
         (("--sku", "h200,cpu"), ("sku: cpu has no engine in common with h200",)),
         (("--sku", "rtx3090"), ("sku: 'rtx3090' is not known", "rtx4090")),

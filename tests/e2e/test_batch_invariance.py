@@ -8,7 +8,7 @@ circumstances, and each test asserts that the circumstance came about.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -65,11 +65,18 @@ def case(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Case]:
     folder = tmp_path_factory.mktemp(request.param)
-    # Sizes that no vector width divides, and every op there is.
+    # Sizes that no vector width divides, and every op there is; blocks of INT4 are whole.
+    sizes: dict[str, Any] = {
+        "num_heads": 6,
+        "head_dim": 24,
+        "hidden_size": 136,
+        "intermediate_size": 328,
+    }
+    if request.param == "int4_wo":
+        sizes = {"num_heads": 6, "head_dim": 64, "hidden_size": 128, "intermediate_size": 384}
     checkpoint = write_tiny_checkpoint(
-        folder / "checkpoint", "qwen3", num_heads=6, head_dim=24, hidden_size=136,
-        intermediate_size=328, vocab_size=VOCAB_SIZE, max_position_embeddings=4096,
-    )  # fmt: skip
+        folder / "checkpoint", "qwen3", vocab_size=VOCAB_SIZE, max_position_embeddings=4096, **sizes
+    )
     path = build_engine(
         checkpoint, folder / "engine", request.param, tokens_per_block=TOKENS_PER_BLOCK,
         max_batch_size=40, max_num_tokens=256, max_seq_len=2048,

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from enginery.quantization import e4m3_to_float32
+
 from .engine_reader import Engine, StepRecord, TensorRecord, ValueRecord
 
 FloatArray = npt.NDArray[np.float32]
@@ -60,6 +62,10 @@ def _sum(parts: list[FloatArray]) -> FloatArray:
     return total
 
 
+# Ops that come in a second version, which takes scales besides.
+VERSION_2 = ("linear", "kv_append", "paged_attention", "rms_norm", "silu_mul")
+
+
 class _Rank:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -83,7 +89,7 @@ class _Rank:
         self._tokens, self._positions = tokens, positions
         self._values = {}
         for step in self.engine.steps:
-            assert step.version == 1 or step.op in ("linear", "kv_append", "paged_attention")
+            assert step.version == 1 or step.op in VERSION_2
             if step.op in ("all_reduce", "all_gather"):
                 yield step.op, self._float(step.inputs[0])
                 assert self.exchange is not None
@@ -110,13 +116,24 @@ class _Rank:
             array = tensor.array
             if tensor.dtype == "bf16":
                 array = (array.astype(np.uint32) << 16).view(np.float32)
+            if tensor.dtype == "f8e4m3":
+                array = e4m3_to_float32(array)
             self._weights[tensor.name] = array.astype(np.float32)
         return self._weights[tensor.name]
 
-    def _store(self, step: StepRecord, result: FloatArray) -> None:
+    def _store(self, step: StepRecord, result: FloatArray, *inverse: Any) -> None:
         (output,) = step.outputs
         assert result.shape[1] == output.columns, (step.op, result.shape, output)
         assert result.dtype == np.float32
+        if inverse and inverse[0] is not None:
+            codes = result * self._weight(inverse[0])[0]
+            if output.dtype == "i8":
+                q = np.clip(np.rint(codes), -128, 127).astype(np.int8)
+                self._values[output.name] = (q, np.ones(len(q), np.float32))
+            else:
+                assert output.dtype == "bf16"
+                self._values[output.name] = round_to_e4m3(codes)
+            return
         if output.dtype == "bf16":
             result = round_to_bfloat16(result)
         if output.dtype == "i8":
@@ -134,14 +151,15 @@ class _Rank:
         self._store(step, rows)
 
     def _rms_norm(self, step: StepRecord) -> None:
-        x, weight = step.inputs
+        x, weight, *inverse = step.inputs
         normed = rms_norm(self._float(x), self._weight(weight), step.attributes["epsilon"])
-        self._store(step, normed)
+        self._store(step, normed, *inverse)
 
     def _linear(self, step: StepRecord) -> None:
         x, weight, scale, bias, column_sums, *group_scales = step.inputs
         assert isinstance(x, ValueRecord) and isinstance(weight, TensorRecord)
-        assert (scale is not None) == (weight.dtype in ("i8", "i4"))
+        is_alone = weight.dtype == "i4" and x.dtype != "i8"
+        assert (scale is not None) == (weight.dtype in ("i8", "i4", "f8e4m3") and not is_alone)
         assert (column_sums is not None) == (x.dtype == "i8")
         assert len(group_scales) == step.version - 1 == (weight.dtype == "i4")
         if x.dtype == "i8":
@@ -150,6 +168,10 @@ class _Rank:
             sums = q.astype(np.int64) @ codes.T
             assert np.array_equal(self._weight(column_sums), codes.sum(axis=1))
             y = sums.astype(np.float32) * x_scale[:, None]
+        elif is_alone:
+            codes = weight.array.astype(np.float32)
+            scales = np.repeat(self._weight(group_scales[0]), 128, axis=1)[:, : codes.shape[1]]
+            y = self._float(x) @ round_to_bfloat16(codes * scales).T
         else:
             y = self._float(x) @ self._weight(weight).T
         if scale is not None:
@@ -190,7 +212,7 @@ class _Rank:
 
     def _paged_attention(self, step: StepRecord) -> None:
         attributes, engine = step.attributes, self.engine.attributes
-        assert len(step.inputs) == (3 if step.version == 2 else 1)
+        assert len(step.inputs) == (4 if step.version == 2 else 1)
         num_heads, group = engine["num_heads"], engine["num_heads"] // engine["num_kv_heads"]
         heads = self._float(step.inputs[0]).reshape(len(self._tokens), -1, engine["head_dim"])
         q = heads[:, :num_heads].transpose(1, 0, 2)  # [num_heads, tokens, head_dim]
@@ -207,11 +229,11 @@ class _Rank:
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended = (weights @ v).transpose(1, 0, 2)
-        self._store(step, attended.reshape(len(self._tokens), -1))
+        self._store(step, attended.reshape(len(self._tokens), -1), *step.inputs[3:])
 
     def _silu_mul(self, step: StepRecord) -> None:
         gate, up = np.split(self._float(step.inputs[0]), 2, axis=1)
-        self._store(step, gate / (1 + np.exp(-gate)) * up)
+        self._store(step, gate / (1 + np.exp(-gate)) * up, *step.inputs[1:])
 
     def _gather_rows(self, step: StepRecord) -> None:
         self._store(step, self._float(step.inputs[0]))  # all rows want logits here
@@ -251,17 +273,23 @@ def round_to_bfloat16(x: FloatArray) -> FloatArray:
 
 
 def round_to_codes(x: FloatArray, scale: np.float32, dtype: str) -> FloatArray:
-    """Values rounded to codes of int8 or fp8 (E4M3), saturated, times the scale."""
+    """Values rounded to codes of int8 or fp8, saturated, times the scale."""
     codes = x * (np.float32(1) / scale)
     if dtype == "int8":
-        codes = np.clip(np.rint(codes), -128, 127)
+        codes = np.clip(np.rint(codes), -128, 127).astype(np.float32)
     else:
-        codes = np.clip(codes, -448, 448)
-        exponent = np.maximum(np.frexp(np.abs(codes))[1] - 1, -6)  # below lie subnormal numbers
-        unit = np.ldexp(np.float32(1), exponent - 3)
-        codes = np.rint(codes / unit) * unit
-    result: FloatArray = codes.astype(np.float32) * scale
+        codes = round_to_e4m3(codes)
+    result: FloatArray = codes * scale
     return result
+
+
+def round_to_e4m3(x: FloatArray) -> FloatArray:
+    """The nearest values of E4M3, of two the even one, within +-448."""
+    clamped = np.clip(x, -448, 448)
+    exponent = np.maximum(np.frexp(np.abs(clamped))[1] - 1, -6)  # below lie subnormal numbers
+    unit = np.ldexp(np.float32(1), exponent - 3)
+    rounded: FloatArray = (np.rint(clamped / unit) * unit).astype(np.float32)
+    return rounded
 
 
 def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:

@@ -24,7 +24,7 @@ CODES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.
 
 
 def add_scales(directory: Path, qformat: str = "none", kv_cache_dtype: str = "auto") -> Path:
-    """Adds the scales that a build takes to a checkpoint of one file, in float32.
+    """Adds the scales that a build takes and a checkpoint of one file lacks, in float32.
 
     Args:
         directory: of the checkpoint; its `model.safetensors` is written again.
@@ -48,6 +48,7 @@ def add_scales(directory: Path, qformat: str = "none", kv_cache_dtype: str = "au
             prefix = name.removesuffix("k_proj.weight")
             added[f"{prefix}k_proj.k_scale"] = np.array(np.float32(KV_AMAX["k"] / largest))
             added[f"{prefix}v_proj.v_scale"] = np.array([KV_AMAX["v"] / largest], np.float32)
+    added = {name: scale for name, scale in added.items() if name not in tensors}
     dtypes |= dict.fromkeys(added, "F32")
     write_safetensors(directory / "model.safetensors", tensors | added, dtypes)
     return directory

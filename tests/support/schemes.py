@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from enginery import quantization
 from enginery.builder.build import build, plan_build
 from enginery.builder.options import BuildRequest
-from enginery.quantization import CODE_KV_DTYPES
 
 from .checkpoints import write_tiny_checkpoint
 from .scales import add_scales
@@ -22,6 +22,9 @@ SCHEMES: dict[str, dict[str, str]] = {
     "int8_wo": {"dtype": "bfloat16", "qformat": "int8_wo"},
     "int8_dynamic": {"dtype": "bfloat16", "qformat": "int8_dynamic"},
     "w4a8_dynamic": {"dtype": "bfloat16", "qformat": "w4a8_dynamic"},
+    "int8_sq": {"dtype": "bfloat16", "qformat": "int8_sq"},
+    "int4_wo": {"dtype": "bfloat16", "qformat": "int4_wo"},
+    "fp8": {"dtype": "bfloat16", "qformat": "fp8"},
     "int8_kv": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
     "fp8_kv": {"dtype": "bfloat16", "kv_cache_dtype": "fp8"},
 }
@@ -30,13 +33,14 @@ SCHEMES: dict[str, dict[str, str]] = {
 def build_engine(model: Path, output: Path, scheme: str = "float32", **options: Any) -> Path:
     """Builds the checkpoint `model` into `output`, with options of `BuildRequest`.
 
-    Where the KV cache takes scales, a copy of the checkpoint gets them.
+    Where activations or the KV cache take scales, a copy of the checkpoint gets them.
     """
     request = BuildRequest(model=model, output=output, **{**SCHEMES[scheme], **options})
-    if request.kv_cache_dtype in CODE_KV_DTYPES:
+    takes_scales = quantization.SCHEMES[request.qformat].has_input_scales
+    if takes_scales or request.kv_cache_dtype in quantization.CODE_KV_DTYPES:
         scaled = output.with_name(f"{output.name}-checkpoint")
         shutil.copytree(model, scaled)
-        add_scales(scaled, kv_cache_dtype=request.kv_cache_dtype)
+        add_scales(scaled, request.qformat, request.kv_cache_dtype)
         request = dataclasses.replace(request, model=scaled)
     build(plan_build(request))
     return output

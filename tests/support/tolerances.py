@@ -31,6 +31,11 @@ RANDOM_WEIGHTS = {
     "w4a8_dynamic": Tolerance(0.75, "weights in 16 steps per group; activations as above"),
     "int8_kv": Tolerance(0.07, "keys and values in 255 steps of a scale per layer"),
     "fp8_kv": Tolerance(0.2, "keys and values keep 4 bits of mantissa"),
+    "int8_sq": Tolerance(
+        0.25, "weights in 255 steps, activations in 255 of one scale that was not calibrated"
+    ),
+    "int4_wo": Tolerance(0.95, "weights in 15 steps per block, rounded to nearest"),
+    "fp8": Tolerance(0.3, "operands keep 4 bits of mantissa"),
 }
 
 # By scheme: the trained demo checkpoint, four layers deep.
@@ -42,6 +47,9 @@ DEMO = {
     "w4a8_dynamic": Tolerance(0.33, "as above"),
     "int8_kv": Tolerance(0.25, "as above, with scales that were not calibrated"),
     "fp8_kv": Tolerance(0.25, "as above"),
+    "int8_sq": Tolerance(0.25, "as above"),
+    "int4_wo": Tolerance(0.35, "as above"),
+    "fp8": Tolerance(0.25, "as above"),
 }
 
 # By scheme: an engine of two ranks against one of one rank.
@@ -53,6 +61,9 @@ TENSOR_PARALLEL = {
     "w4a8_dynamic": Tolerance(0.085, "as int8_dynamic: the codes are the same"),
     "int8_kv": Tolerance(0.02, "keys and values that round to another code"),
     "fp8_kv": Tolerance(0.03, "as int8_kv"),
+    "int8_sq": Tolerance(0.01, "as bfloat16: codes are the same"),
+    "int4_wo": Tolerance(0.01, "as bfloat16"),
+    "fp8": Tolerance(0.06, "sums that round to another code"),
 }
 
 # Of the demo text's positions, so many must have a greedy token that the tolerance cannot change.

@@ -7,7 +7,7 @@ from enginery.builder.engine.program import INT4
 from enginery.builder.errors import OptionError, Problems
 from enginery.builder.network.network import Network
 from enginery.builder.options import BuildOptions
-from enginery.quantization import INT4_BLOCK
+from enginery.quantization import INT4_BLOCK, SCHEMES
 
 
 def check_kernels_take(network: Network, options: BuildOptions) -> None:
@@ -29,5 +29,13 @@ def check_kernels_take(network: Network, options: BuildOptions) -> None:
                 f"{options.qformat} scales groups of {INT4_BLOCK} inputs; {name} takes "
                 f"{weight.shape[1]} of a rank of {options.tp_size}",
                 "choose another --tp_size, or --qformat int8_dynamic",
+            )
+        is_dynamic = SCHEMES[options.qformat].activation_dtype is not None
+        if weight.dtype == INT4 and not is_dynamic and weight.shape[1] % INT4_BLOCK:
+            problems.add(
+                "qformat",
+                f"{options.qformat} scales blocks of {INT4_BLOCK} inputs; {name} takes "
+                f"{weight.shape[1]}",
+                "choose w4a8_dynamic, which takes any number, or int8_wo",
             )
     problems.raise_if_any()

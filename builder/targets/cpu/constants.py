@@ -16,28 +16,40 @@ from enginery.builder.checkpoint.scales import read_kv_scale
 from enginery.builder.engine.program import INT4, PANEL, Tensor
 from enginery.builder.network.network import Network
 from enginery.builder.network.weight import Weight
+from enginery.builder.options import BuildOptions
+from enginery.builder.targets.code_rows import input_scale
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
 from enginery.builder.targets.rope import inverse_frequencies
 from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
-from enginery.quantization import CODE_KV_DTYPES, INT4_BLOCK
+from enginery.quantization import CODE_KV_DTYPES, INT4_BLOCK, SCHEMES
 
-PACKED_LAYOUTS = {"f32": "n16k1", "bf16": "n16k2", "i8": "n16k4", INT4: "n16k8"}
+PACKED_LAYOUTS = {"f32": "n16k1", "bf16": "n16k2", "f8e4m3": "n16k2", "i8": "n16k4", INT4: "n16k8"}
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """The tensors of one weight; those beside `data` where its dtype and its reader have them."""
+    """The tensors of one weight; those beside `data` where its dtype and its reader have them.
+
+    Attributes:
+        weight: in the network.
+        operand_dtype: of what it is multiplied with; None where no linear layer reads it.
+        has_static_operand: whether that is quantised by a scale of the checkpoint, which `scale`
+            then holds as a factor.
+    """
 
     weight: Weight
+    operand_dtype: str | None
+    has_static_operand: bool
     data: Tensor
     scale: Tensor | None = None
     column_sums: Tensor | None = None
     group_scales: Tensor | None = None
+    inverse: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """Those that are there, in file order."""
-        rest = (self.scale, self.column_sums, self.group_scales)
+        rest = (self.scale, self.column_sums, self.group_scales, self.inverse)
         return [self.data, *(tensor for tensor in rest if tensor is not None)]
 
 
@@ -47,15 +59,16 @@ class Constants:
     Attributes:
         tensors: in file order.
         inv_freq: inverse frequencies of the rotary embedding, f32 `[head_dim / 2]`.
+        inverses: by name of a value that is quantised statically, what it is multiplied by to be.
         kv_scales: for each layer the scales of its keys and of its values, f32 `[1]`; empty where
             the KV cache is not quantised.
     """
 
-    def __init__(self, network: Network, kv_cache_dtype: str) -> None:
+    def __init__(self, network: Network, options: BuildOptions) -> None:
         config = network.config
         self._frequencies = inverse_frequencies(config.rope, config.head_dim)
         self.inv_freq = Tensor("rope.inv_freq", "f32", "rows", self._frequencies.shape)
-        num_scaled = config.num_layers if kv_cache_dtype in CODE_KV_DTYPES else 0
+        num_scaled = config.num_layers if options.kv_cache_dtype in CODE_KV_DTYPES else 0
         self.kv_scales = [
             tuple(Tensor(f"layers.{layer}.{which}_scale", "f32", "rows", (1,)) for which in "kv")
             for layer in range(num_scaled)
@@ -65,10 +78,18 @@ class Constants:
         in_linears = {
             node.weight(1): node.value(0).dtype for node in network.nodes if node.op == "linear"
         }
+        is_static = SCHEMES[options.qformat].has_input_scales
         for node in network.nodes:
             for operand in node.inputs:
                 if isinstance(operand, Weight) and operand not in self._weights:
-                    self._weights[operand] = _packed(operand, in_linears.get(operand))
+                    packed = _packed(operand, in_linears.get(operand), is_static)
+                    self._weights[operand] = packed
+        self.inverses: dict[str, Tensor] = {}
+        for node in network.nodes:
+            if node.op == "linear":
+                inverse = self._weights[node.weight(1)].inverse
+                if inverse is not None:
+                    self.inverses[node.value(0).name] = inverse
         weights = self._weights.values()
         self.tensors = (
             self.inv_freq,
@@ -97,7 +118,10 @@ class Constants:
                     rest.append(piece._replace(data=np.empty(0)))
                 index += 1
                 if packed.scale is not None:
-                    yield index, _bytes(_joined([piece.scale for piece in rest]))
+                    scale = _joined([piece.scale for piece in rest])
+                    if packed.has_static_operand:
+                        scale = np.multiply(scale, input_scale(checkpoint, packed.weight))
+                    yield index, _bytes(scale)
                     index += 1
                 if packed.column_sums is not None:
                     yield index, _bytes(_joined([piece.column_sums for piece in rest]))
@@ -105,29 +129,54 @@ class Constants:
                 if packed.group_scales is not None:
                     yield index, _bytes(_joined([piece.group_scales for piece in rest]))
                     index += 1
+                if packed.inverse is not None:
+                    yield index, _bytes(np.float32(1) / input_scale(checkpoint, packed.weight))
+                    index += 1
 
 
-def _packed(weight: Weight, operand_dtype: str | None) -> PackedWeight:
-    """The tensors of a weight; the operand dtype is None where no linear layer reads it."""
+def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> PackedWeight:
     layout = "rows" if operand_dtype is None else PACKED_LAYOUTS[weight.dtype]
-    data = Tensor(weight.name, weight.dtype, layout, weight.shape)
-    if weight.dtype not in ("i8", INT4):
-        return PackedWeight(weight, data)
-    channels = (weight.shape[0],)
-    scale = Tensor(f"{weight.name}.scale", "f32", "rows", channels)
-    sums = group_scales = None
-    if operand_dtype == "i8":
-        sums = Tensor(f"{weight.name}.column_sums", "i32", "rows", channels)
+    has_codes = weight.dtype in ("i8", "f8e4m3", INT4)
+    has_static_operand = is_static and has_codes and operand_dtype is not None
+
+    def tensor(name: str, dtype: str, layout: str = "rows", shape: tuple[int, ...] = ()) -> Tensor:
+        return Tensor(f"{weight.name}.{name}", dtype, layout, shape or weight.shape[:1])
+
+    scale = sums = group_scales = inverse = None
+    # INT4 beside what is not quantised has no scale but those of its groups.
+    is_grouped_alone = weight.dtype == INT4 and operand_dtype != "i8"
+    if has_codes and not is_grouped_alone:
+        scale = tensor("scale", "f32")
+    if has_codes and operand_dtype == "i8":
+        sums = tensor("column_sums", "i32")
     if weight.dtype == INT4:
-        groups = (*channels, -(-weight.shape[1] // INT4_BLOCK))
-        group_scales = Tensor(f"{weight.name}.group_scales", "i8", "n16k1", groups)
-    return PackedWeight(weight, data, scale, sums, group_scales)
+        groups = (weight.shape[0], -(-weight.shape[1] // INT4_BLOCK))
+        dtype = "f32" if is_grouped_alone else "i8"
+        group_scales = tensor("group_scales", dtype, "n16k1", groups)
+    if has_static_operand:
+        inverse = tensor("inverse", "f32", shape=(1,))
+    return PackedWeight(
+        weight,
+        operand_dtype,
+        has_static_operand,
+        Tensor(weight.name, weight.dtype, layout, weight.shape),
+        scale,
+        sums,
+        group_scales,
+        inverse,
+    )
 
 
 def _pieces(
     pool: ThreadPoolExecutor, checkpoint: Checkpoint, packed: PackedWeight
 ) -> Iterator[PackedRows]:
-    make = functools.partial(pack_rows, checkpoint, packed.weight, packed.data.layout)
+    make = functools.partial(
+        pack_rows,
+        checkpoint,
+        packed.weight,
+        packed.data.layout,
+        is_exact=packed.operand_dtype == "i8",
+    )
     return pieces(pool, packed.weight, make, multiple=PANEL)
 
 

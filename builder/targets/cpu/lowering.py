@@ -12,6 +12,7 @@ from enginery.builder.network.weight import Weight
 from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.rope import rope_scale
 
+STORED_DTYPES = {"f8e4m3": "bf16"}  # kernels multiply the values of E4M3 as bf16
 LAYER_PREFIX = re.compile(r"^layers\.\d+\.")
 
 
@@ -61,7 +62,8 @@ class _BufferPlan:
         role = LAYER_PREFIX.sub("", value.name)
         name, number = role, 1
         while True:
-            buffer = Buffer(name, value.dtype, value.rows, value.columns)
+            dtype = STORED_DTYPES.get(value.dtype, value.dtype)
+            buffer = Buffer(name, dtype, value.rows, value.columns)
             if buffer not in busy_until:
                 if all(other.name != name for other in self.buffers):
                     self.buffers.append(buffer)
@@ -90,12 +92,18 @@ class _Lowering:
         return Step(node.op, inputs, outputs, attributes, self._version(node))
 
     def _version(self, node: Node) -> int:
-        """2 where the step takes scales besides: those of groups, or of keys and values."""
+        """2 where the step takes scales besides: of groups, keys and values, or its output."""
         if node.op == "linear":
             return 2 if node.weight(1).dtype == INT4 else 1
-        if node.op in ("kv_append", "paged_attention"):
-            return 2 if self.constants.kv_scales else 1
-        return 1
+        has_kv_scales = bool(self.constants.kv_scales)
+        if node.op == "kv_append":
+            return 2 if has_kv_scales else 1
+        is_static = node.output.name in self.constants.inverses
+        return 2 if is_static or (node.op == "paged_attention" and has_kv_scales) else 1
+
+    def _inverse(self, node: Node) -> tuple[Tensor, ...]:
+        inverse = self.constants.inverses.get(node.output.name)
+        return () if inverse is None else (inverse,)
 
     def _plain(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         return tuple(self.buffers[node.value(i)] for i in range(len(node.inputs))), {}
@@ -105,7 +113,7 @@ class _Lowering:
         return (packed.data, packed.scale), {}
 
     def _rms_norm(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
-        inputs = (self.buffers[node.value(0)], self._tensor(node, 1))
+        inputs = (self.buffers[node.value(0)], self._tensor(node, 1), *self._inverse(node))
         return inputs, {"epsilon": float(node.attributes["epsilon"])}
 
     def _linear(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
@@ -136,7 +144,10 @@ class _Lowering:
         }
 
     def _paged_attention(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
-        return (self.buffers[node.value(0)], *self._kv_scales(node)), {
+        scales: tuple[Tensor | None, ...] = self._kv_scales(node)
+        if self._version(node) == 2:
+            scales = (*(scales or (None, None)), *(self._inverse(node) or (None,)))
+        return (self.buffers[node.value(0)], *scales), {
             "layer": int(node.attributes["layer"]),
             "scale": float(self.config.head_dim**-0.5),
             "sliding_window": int(node.attributes["sliding_window"]),
@@ -145,6 +156,9 @@ class _Lowering:
     def _kv_scales(self, node: Node) -> tuple[Tensor, ...]:
         scales = self.constants.kv_scales
         return scales[int(node.attributes["layer"])] if scales else ()
+
+    def _silu_mul(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
+        return (self.buffers[node.value(0)], *self._inverse(node)), {}
 
     def _add(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         # The residual, input 0 of the node, is the step's output, which it adds to.

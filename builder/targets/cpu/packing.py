@@ -16,8 +16,9 @@ import numpy.typing as npt
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.engine.program import GROUPS, INT4, PANEL
 from enginery.builder.network.weight import Weight
+from enginery.builder.targets.code_rows import fp8_rows, int4_rows
 from enginery.builder.targets.weight_rows import read_rounded, read_with_amax
-from enginery.quantization import quantize_grouped_int4, quantize_int8
+from enginery.quantization import quantize_grouped_int4, quantize_int8, widen
 
 
 class PackedRows(NamedTuple):
@@ -25,20 +26,27 @@ class PackedRows(NamedTuple):
 
     Attributes:
         data: contiguous, in the layout asked for; rows padded with zeros to full panels.
-        scale: float32 `[rows]` for i8 and i4, else None.
+        scale: float32 `[rows]` for codes, else None.
         column_sums: int32 `[rows]`, sum of each row's quantised weights, those of i4 times the
             multipliers of their groups, for i8 and i4, else None.
-        group_scales: for i4 the multipliers in layout n16k1, rows padded with ones, else None.
+        group_scales: for i4 in layout n16k1, rows padded with ones: int8 multipliers, or, without
+            `scale`, float32 scales; else None.
     """
 
     data: npt.NDArray[Any]
     scale: npt.NDArray[np.float32] | None = None
     column_sums: npt.NDArray[np.int32] | None = None
-    group_scales: npt.NDArray[np.int8] | None = None
+    group_scales: npt.NDArray[Any] | None = None
 
 
 def pack_rows(
-    checkpoint: Checkpoint, weight: Weight, layout: str, begin: int, end: int
+    checkpoint: Checkpoint,
+    weight: Weight,
+    layout: str,
+    begin: int,
+    end: int,
+    *,
+    is_exact: bool = True,
 ) -> PackedRows:
     """Packs the rows [begin, end) of a weight; safe to call from several threads.
 
@@ -48,13 +56,22 @@ def pack_rows(
         layout: a layout of the engine format.
         begin: first row; for packed layouts a multiple of 16.
         end: one past the last row.
+        is_exact: whether i4 is multiplied exactly, by i8: groups have multipliers of a scale per
+            row then, and else scales of their own, in bf16 like the operand.
 
     Raises:
         CheckpointError: a value is not finite.
     """
     rows = weight.rows(begin, end)
+    if weight.dtype == INT4 and not is_exact:
+        codes, block_scale = int4_rows(checkpoint, rows, "bf16")
+        block_scale = _padded(widen(block_scale), 1, fill=1)
+        return PackedRows(_int4_panels(codes, layout), group_scales=_interleaved(block_scale))
     if weight.dtype == INT4:
         return _grouped_int4_rows(checkpoint, rows, layout)
+    if weight.dtype == "f8e4m3":
+        fp8 = fp8_rows(checkpoint, rows)
+        return PackedRows(_panels(fp8.q, GROUPS[layout][0], np.uint16), fp8.scale)
     stored: npt.NDArray[Any]
     scale = column_sums = None
     if weight.dtype == "i8":
@@ -68,23 +85,26 @@ def pack_rows(
 
 
 def _grouped_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
-    assert layout == "n16k8"
     values, amax = read_with_amax(checkpoint, rows)
     weight = quantize_grouped_int4(values, rows.name, amax)
     column_sums = weight.int8_codes().sum(axis=1, dtype=np.int32)
-    padded = _padded(weight.q, GROUPS[layout][0]).view(np.uint8) + np.uint8(8)
+    group_scales = _interleaved(_padded(weight.multipliers, 1, fill=1))
+    return PackedRows(_int4_panels(weight.q, layout), weight.scale, column_sums, group_scales)
+
+
+def _int4_panels(codes: npt.NDArray[np.int8], layout: str) -> npt.NDArray[Any]:
+    """Codes -8..7, `[N, K]`, as codes with zero point 8, two in a byte."""
+    assert layout == "n16k8"
+    padded = _padded(codes, GROUPS[layout][0]).view(np.uint8) + np.uint8(8)
     # [rows, groups of 8, halves, 4]: the first four codes of a group stand in the low halves.
     quads = padded.reshape(padded.shape[0], -1, 2, 4)
     data = quads[:, :, 0] | (quads[:, :, 1] << np.uint8(4))
-    group_scales = _interleaved(_padded(weight.multipliers, 1, fill=1))
-    return PackedRows(
-        _panels(data.reshape(padded.shape[0], -1), 4), weight.scale, column_sums, group_scales
-    )
+    return _panels(data.reshape(padded.shape[0], -1), 4)
 
 
-def _panels(rows: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
-    """`[N, K]` to `[ceil(N / 16), ceil(K / group), 16]` units of 4 bytes."""
-    return _interleaved(np.ascontiguousarray(_padded(rows, group)).view(np.uint32))
+def _panels(rows: npt.NDArray[Any], group: int, unit: type = np.uint32) -> npt.NDArray[Any]:
+    """`[N, K]` to `[ceil(N / 16), ceil(K / group), 16]` units of a group each."""
+    return _interleaved(np.ascontiguousarray(_padded(rows, group)).view(unit))
 
 
 def _padded(rows: npt.NDArray[Any], group: int, fill: int = 0) -> npt.NDArray[Any]:

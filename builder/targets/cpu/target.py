@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from enginery.builder.cache import Cache
 from enginery.builder.engine.program import Program
-from enginery.builder.memory_plan import NO_WORKSPACE, Workspace
+from enginery.builder.memory_plan import Workspace
 from enginery.builder.network.network import Network
 from enginery.builder.options import BuildOptions
 from enginery.builder.sku import Sku
@@ -16,6 +16,7 @@ from enginery.builder.targets.attributes import program_attributes
 from enginery.builder.targets.cpu.checks import check_kernels_take
 from enginery.builder.targets.cpu.constants import Constants
 from enginery.builder.targets.cpu.lowering import lower_steps
+from enginery.builder.targets.cpu.workspace import workspace
 from enginery.builder.targets.target import Payload
 
 # Panels of 16 channels suit every instruction set; kernels are chosen when the engine is opened.
@@ -34,7 +35,7 @@ class CpuTarget:
             OptionError: the kernels do not take the share of a rank.
         """
         check_kernels_take(network, options)
-        constants = Constants(network, options.kv_cache_dtype)
+        constants = Constants(network, options)
         buffers, steps = lower_steps(network, constants)
         program = Program(
             program_attributes(network, options), constants.tensors, tuple(buffers), tuple(steps)
@@ -42,8 +43,8 @@ class CpuTarget:
         return Payload(VARIANT, program, constants.pack)
 
     def workspace(self, payload: Payload, options: BuildOptions) -> Workspace:
-        """Returns nothing beside the program's own."""
-        return NO_WORKSPACE
+        """Returns what the executor adds to the program's values."""
+        return workspace(payload.program)
 
     def artifacts(
         self, payloads: Sequence[Payload], skus: Sequence[Sku], options: BuildOptions, cache: Cache

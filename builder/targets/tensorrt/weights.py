@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.checkpoint.config import ModelConfig
-from enginery.builder.checkpoint.scales import input_scale_name, read_kv_scale
+from enginery.builder.checkpoint.scales import read_kv_scale
 from enginery.builder.engine.program import Tensor
 from enginery.builder.network.weight import Weight
 from enginery.builder.options import ENGINE_DTYPES, BuildOptions
+from enginery.builder.targets.code_rows import input_scale
 from enginery.builder.targets.rope import inverse_frequencies
 from enginery.builder.targets.tensorrt.constant import Constant
 from enginery.builder.targets.tensorrt.cut import CutNetwork
@@ -55,7 +56,7 @@ class Weights:
                 if weight is None:
                     yield index, _bytes(self._of_model(checkpoint, constant))
                 elif constant.role == "inverse":
-                    yield index, _bytes(np.float32(1) / self._input_scale(checkpoint, weight))
+                    yield index, _bytes(np.float32(1) / input_scale(checkpoint, weight))
                 elif constant.role == "scale":
                     # Made with the codes, which stand before it.
                     yield index, _bytes(self._scale(checkpoint, weight, scales.pop(weight)))
@@ -82,12 +83,7 @@ class Weights:
         """The stored scale: where activations have codes too, of both together."""
         if self.qformat not in ("fp8", "int8_sq"):
             return scale
-        return scale * self._input_scale(checkpoint, weight)
-
-    def _input_scale(self, checkpoint: Checkpoint, weight: Weight) -> npt.NDArray[np.float32]:
-        """f32 `[1]`; layers that were stacked read one value, quantised by the largest scale."""
-        names = [input_scale_name(part.tensor) for part in weight.parts]
-        return np.array([max(checkpoint.read_scalar(name) for name in names)], np.float32)
+        return scale * input_scale(checkpoint, weight)
 
 
 def _bytes(array: npt.NDArray[np.generic]) -> memoryview:

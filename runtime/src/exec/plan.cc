@@ -37,7 +37,6 @@ void CheckOneOf(std::string_view name, const std::string& value,
 
 void CheckConfig(const ModelConfig& config) {
   CheckOneOf("dtype", config.dtype, {"float32", "bfloat16"});
-  CheckOneOf("qformat", config.qformat, {"none", "int8_wo", "int8_dynamic", "w4a8_dynamic"});
   CheckOneOf("kv_cache_dtype", config.kv_cache_dtype, {"float32", "bfloat16", "int8", "fp8"});
   CheckRange("num_layers", config.num_layers, kMaxLayers);
   CheckRange("num_heads", config.num_heads, kMaxHeads);
@@ -79,6 +78,7 @@ struct RegisteredOp {
 constexpr std::array kOps = {
     RegisteredOp{"embed", 1, PrepareEmbed},
     RegisteredOp{"rms_norm", 1, PrepareRmsNorm},
+    RegisteredOp{"rms_norm", 2, PrepareRmsNorm},
     RegisteredOp{"linear", 1, PrepareLinear},
     RegisteredOp{"linear", 2, PrepareLinear},
     RegisteredOp{"kv_append", 1, PrepareKvAppend},
@@ -86,6 +86,7 @@ constexpr std::array kOps = {
     RegisteredOp{"paged_attention", 1, PreparePagedAttention},
     RegisteredOp{"paged_attention", 2, PreparePagedAttention},
     RegisteredOp{"silu_mul", 1, PrepareSiluMul},
+    RegisteredOp{"silu_mul", 2, PrepareSiluMul},
     RegisteredOp{"gather_rows", 1, PrepareGatherRows},
     RegisteredOp{"all_reduce", 1, PrepareAllReduce},
     RegisteredOp{"all_gather", 1, PrepareAllGather},
@@ -121,13 +122,15 @@ PlanBuilder::PlanBuilder(const Program& program, int64_t tp_size)
   FindLogits();
 }
 
-bool PlanBuilder::ExpectKvScales(const StepReader& step) const {
-  const bool has_scales = step.step().version == 2;
+bool PlanBuilder::ExpectKvScales(const StepReader& step, size_t input) const {
+  const bool has_scales = step.step().version == 2 && step.has_input(input);
   const bool is_quantized = kv_dtype() == DType::kI8 || kv_dtype() == DType::kF8E4M3;
-  if (has_scales != is_quantized) {
-    step.ThrowInvalid(
-        StrCat("version 2 is for a KV cache of int8 or fp8, version 1 for all others; this one is ",
-               config().kv_cache_dtype));
+  if (has_scales != is_quantized || (has_scales && !step.has_input(input + 1))) {
+    step.ThrowInvalid(StrCat("scales of keys and values (version 2, inputs ", input, " and ",
+                             input + 1,
+                             ") are there with a KV cache of int8 or fp8 and with no other; "
+                             "this one is ",
+                             config().kv_cache_dtype));
   }
   return has_scales;
 }

@@ -67,9 +67,9 @@ class PlanBuilder {
   const ModelConfig& config() const { return plan_.config; }
   int64_t tp_size() const { return tp_size_; }
   DType kv_dtype() const { return plan_.kv.dtype; }
-  // Whether the step brings scales of keys and values; throws ENGINERY_INVALID_PROGRAM when the KV
-  // cache is not of the dtype for that.
-  bool ExpectKvScales(const StepReader& step) const;
+  // Whether the step brings scales of keys and values, as `input` and the next one; throws
+  // ENGINERY_INVALID_PROGRAM when the KV cache is not of the dtype for that.
+  bool ExpectKvScales(const StepReader& step, size_t input) const;
   int64_t query_tile_tokens() const;
   // A buffer for the step being prepared.
   size_t AddBuffer(Rows rows, DType dtype, int64_t columns);

@@ -72,6 +72,12 @@ struct DotBf16Bf16 : FloatDot {
   }
 };
 
+// FP8 E4M3 in pairs of k: 16 channels in 32 bytes. Its values are exact in bf16, and so is x.
+struct DotBf16E4M3 : DotBf16Bf16 {
+  static constexpr int kWeightBytes = 32;
+  static ENGINERY_INLINE Pairs Load(const std::byte* p) { return LoadE4M3Pairs(p); }
+};
+
 // The i8 at byte j of each lane as f32.
 template <int j>
 ENGINERY_INLINE __m256 ByteToF32(__m256i bytes) {
@@ -137,8 +143,9 @@ struct ExactDot {
   }
 };
 
-// vpmaddubsw multiplies unsigned by signed and saturates its i16 sums: magnitudes of weights by
-// inputs with the signs of the weights stay within 2 * 128 * 127. Inputs become signed again.
+// vpmaddubsw multiplies unsigned by signed and saturates its i16 sums: magnitudes of inputs, up to
+// 128, by weights with the signs of the inputs stay within 2 * 128 * 127, for no weight is -128.
+// Inputs become signed again.
 // vpmaddwd with ones adds the pairs.
 template <int kRowTile, int kPanelTile>
 struct DotI8I8Tile : ExactDot {
@@ -149,7 +156,7 @@ struct DotI8I8Tile : ExactDot {
     return _mm256_xor_si256(Broadcast32(p), _mm256_set1_epi8(-128));
   }
   static ENGINERY_INLINE __m256i Products(__m256i w, __m256i x) {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
   static ENGINERY_INLINE void Accumulate(Halves& sum, const Halves& w, const __m256i& x) {

@@ -48,13 +48,10 @@ struct DotF32F32 : FloatDot {
 
 struct DotBf16Bf16 : FloatDot {
   static constexpr int kGroup = 2, kWeightBytes = 64, kInputBytes = 4;
-  struct Pair {
-    F32 even, odd;
-  };
-  using Weight = Pair;
-  using Input = Pair;
-  static ENGINERY_INLINE Pair Load(const std::byte* p) {
-    Pair pair;
+  using Weight = Pairs;
+  using Input = Pairs;
+  static ENGINERY_INLINE Pairs Load(const std::byte* p) {
+    Pairs pair;
     ENGINERY_EACH_PART {
       const Uint4 bits = ReadAs<Uint4>(p + 16 * i);
       pair.even.part[i] = (Float4)(bits << 16);
@@ -62,14 +59,20 @@ struct DotBf16Bf16 : FloatDot {
     }
     return pair;
   }
-  static ENGINERY_INLINE Pair Broadcast(const std::byte* p) {
+  static ENGINERY_INLINE Pairs Broadcast(const std::byte* p) {
     const uint32_t bits = ReadAs<uint32_t>(p);
     return {Set1(BitsToFloat(bits << 16)), Set1(BitsToFloat(bits & 0xFFFF0000u))};
   }
-  static ENGINERY_INLINE void Accumulate(F32& sum, const Pair& w, const Pair& x) {
+  static ENGINERY_INLINE void Accumulate(F32& sum, const Pairs& w, const Pairs& x) {
     sum = MulAdd(x.even, w.even, sum);
     sum = MulAdd(x.odd, w.odd, sum);
   }
+};
+
+// FP8 E4M3 in pairs of k: 16 channels in 32 bytes. Its values are exact in bf16, and so is x.
+struct DotBf16E4M3 : DotBf16Bf16 {
+  static constexpr int kWeightBytes = 32;
+  static ENGINERY_INLINE Pairs Load(const std::byte* p) { return LoadE4M3Pairs(p); }
 };
 
 // Weight-only i8: weights become f32, exactly.

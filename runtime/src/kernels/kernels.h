@@ -6,8 +6,8 @@
 // Every kernel computes a row (a token) in an order of floating-point operations that depends on
 // the row's length and on the table alone: not on how many rows are computed together, nor on how
 // the work is cut into calls. That is what makes a request's results independent of batch, chunking
-// and threads. Between tables, quantize_row, linear_i8_i8 and linear_i8_i4 agree bit for bit; the
-// others agree to rounding.
+// and threads. Between tables, the rows that quantise, linear_i8_i8 and linear_i8_i4 agree bit for
+// bit; the others agree to rounding.
 #ifndef ENGINERY_SRC_KERNELS_KERNELS_H_
 #define ENGINERY_SRC_KERNELS_KERNELS_H_
 
@@ -35,7 +35,8 @@ struct LinearArgs {
   const float* scale;          // [n] or null
   const float* bias;           // [n] or null
   const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
-  const int8_t* group_scales;  // [panels][ceil(k / 128)][16], i4 only: W = group scale * code
+  const int8_t* group_scales;  // [panels][ceil(k / 128)][16], i4 by u8: W = group scale * code
+  const float* block_scales;   // likewise, i4 by bf16: W = block scale * code rounded to bf16
   std::byte* scratch;          // LinearScratchBytes(k), aligned to 64 bytes
   float* y;                    // [num_rows, n]
   int64_t y_pitch;             // floats from row to row
@@ -45,7 +46,7 @@ struct LinearArgs {
 };
 using LinearKernel = void (*)(const LinearArgs& args);
 
-// Panels of i4 that are unpacked to i8 at once.
+// Panels that are unpacked at once (linear_unpacked.h).
 inline constexpr int64_t kUnpackedPanels = 4;
 // What is widened at once (linear_widened_avx2.h): groups of k of a panel and of rows of x, for as
 // many sums.
@@ -53,7 +54,7 @@ inline constexpr int64_t kWidenedGroups = 256, kWidenedRows = 128, kWidenedPanel
 // What the kernels of any table need: unpacked panels, or what is widened and its sums.
 constexpr int64_t LinearScratchBytes(int64_t k) {
   constexpr int64_t kLineBytes = 64;
-  const int64_t unpacked = kUnpackedPanels * kPanelChannels * ((k + 7) / 8 * 8);
+  const int64_t unpacked = kUnpackedPanels * kPanelChannels * ((k + 7) / 8 * 8) * 2;
   const int64_t widened = kWidenedGroups * kLineBytes +
                           kWidenedRows * (kWidenedGroups * 4 + kLineBytes) +
                           kWidenedRows * kWidenedPanels * kLineBytes;
@@ -71,6 +72,9 @@ inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, in
   if (args.column_sums != nullptr) args.column_sums += channel;
   if (args.group_scales != nullptr) {
     args.group_scales += channel * ((args.k + kWeightGroup - 1) / kWeightGroup);
+  }
+  if (args.block_scales != nullptr) {
+    args.block_scales += channel * ((args.k + kWeightGroup - 1) / kWeightGroup);
   }
   args.y += channel;
   args.n = (panel_end * kPanelChannels < args.n ? panel_end * kPanelChannels : args.n) - channel;
@@ -135,6 +139,8 @@ struct Kernels {
   LinearKernel linear_f32_i8;     // W n16k4
   LinearKernel linear_bf16_i8;    // W n16k4
   LinearKernel linear_i8_i4;      // W n16k8
+  LinearKernel linear_bf16_e4m3;  // W n16k2
+  LinearKernel linear_bf16_i4;    // W n16k8
 
   // Gated products, y[rows, n / 2] = silu(gate) * up in bf16 (y points to these, and y_pitch counts
   // them), where the first n / 2 channels are gates and the rest their ups; panels are those of the
@@ -166,6 +172,9 @@ struct Kernels {
   void (*e4m3_row)(const float* x, int64_t n, float inverse_scale, uint8_t* y);
   // Both rows rounded, in turn: y[2 i] = a[i], y[2 i + 1] = b[i].
   void (*bf16_row_pair)(const float* a, const float* b, int64_t n, uint16_t* y);
+  // By a static scale: i8_row's codes + 128, and e4m3_row's values, NaN too, as bf16.
+  void (*static_i8_row)(const float* x, int64_t n, float inverse_scale, uint8_t* y);
+  void (*static_e4m3_row)(const float* x, int64_t n, float inverse_scale, uint16_t* y);
   // scale = max|x| / 127 (1 for a row of zeros), y = clamp(rint(x * (127 / max|x|)), -127, 127) +
   // 128.
   void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);

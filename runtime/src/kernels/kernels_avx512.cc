@@ -3,8 +3,8 @@
 #include "kernels/lanes_avx512.h"
 
 // What follows is written on the above.
-#include "kernels/linear_i4.h"
 #include "kernels/linear_i4_avx512.h"
+#include "kernels/linear_unpacked.h"
 #include "kernels/table.h"
 
 namespace enginery {

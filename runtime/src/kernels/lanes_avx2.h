@@ -185,9 +185,46 @@ ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, F32 a) {
   StoreBytesFirst(p, n, E4M3Code(a.low), E4M3Code(a.high));
 }
 
+ENGINERY_INLINE __m256 RoundToE4M3(__m256 a) {
+  const __m256 sign_bit = _mm256_set1_ps(-0.0f);
+  // Of a NaN and a number the second operand is the smaller one: NaN stays NaN.
+  const __m256 magnitude = _mm256_min_ps(_mm256_set1_ps(kE4M3Max), _mm256_andnot_ps(sign_bit, a));
+  const __m256i bits = _mm256_castps_si256(magnitude);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));
+  const __m256i carried = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFFF)), odd);
+  const __m256 normal =
+      _mm256_castsi256_ps(_mm256_and_si256(carried, _mm256_set1_epi32(-0x100000)));
+  const __m256 round = _mm256_set1_ps(kE4M3Round);
+  const __m256 subnormal = _mm256_sub_ps(_mm256_add_ps(magnitude, round), round);
+  const __m256 is_subnormal = _mm256_cmp_ps(magnitude, _mm256_set1_ps(kE4M3MinNormal), _CMP_LT_OQ);
+  return _mm256_or_ps(_mm256_blendv_ps(normal, subnormal, is_subnormal),
+                      _mm256_and_ps(sign_bit, a));
+}
+ENGINERY_INLINE F32 RoundToE4M3(F32 a) { return {RoundToE4M3(a.low), RoundToE4M3(a.high)}; }
+
 struct Pairs {
   F32 even, odd;
 };
+ENGINERY_INLINE __m256i Bf16Pair(__m256 even, __m256 odd) {
+  return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16),
+                         _mm256_castps_si256(odd));
+}
+ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
+  auto* to = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(to, Bf16Pair(pairs.even.low, pairs.odd.low));
+  _mm256_storeu_si256(to + 1, Bf16Pair(pairs.even.high, pairs.odd.high));
+}
+template <int j>
+ENGINERY_INLINE __m256 I4ToF32(__m256i codes) {
+  const __m256i code =
+      _mm256_and_si256(_mm256_srli_epi32(codes, 8 * (j % 4) + 4 * (j / 4)), _mm256_set1_epi32(15));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(8)));
+}
+template <int j>
+ENGINERY_INLINE F32 LoadI4(const std::byte* p) {
+  const auto* from = reinterpret_cast<const __m256i*>(p);
+  return {I4ToF32<j>(_mm256_loadu_si256(from)), I4ToF32<j>(_mm256_loadu_si256(from + 1))};
+}
 ENGINERY_INLINE __m256 EvenBf16(__m256i pairs) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
 }

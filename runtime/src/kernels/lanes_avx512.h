@@ -118,9 +118,35 @@ ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, F32 a) {
   _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), _mm512_or_si512(code, sign));
 }
 
+ENGINERY_INLINE F32 RoundToE4M3(F32 a) {
+  // Of a NaN and a number the second operand is the smaller one: NaN stays NaN.
+  const F32 magnitude = _mm512_min_ps(_mm512_set1_ps(kE4M3Max), _mm512_abs_ps(a));
+  const __m512i bits = _mm512_castps_si512(magnitude);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
+  const __m512i carried = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFFF)), odd);
+  const F32 normal = _mm512_castsi512_ps(_mm512_and_si512(carried, _mm512_set1_epi32(-0x100000)));
+  const F32 round = _mm512_set1_ps(kE4M3Round);
+  const F32 subnormal = _mm512_sub_ps(_mm512_add_ps(magnitude, round), round);
+  const __mmask16 is_subnormal =
+      _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(kE4M3MinNormal), _CMP_LT_OQ);
+  const F32 rounded = _mm512_mask_mov_ps(normal, is_subnormal, subnormal);
+  const __m512i sign = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MIN));
+  return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(rounded), sign));
+}
+ENGINERY_INLINE F32 RoundToBf16(F32 a) {
+  const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16));
+}
+
 struct Pairs {
   F32 even, odd;
 };
+template <int j>
+ENGINERY_INLINE F32 LoadI4(const std::byte* p) {
+  const __m512i code = _mm512_and_si512(
+      _mm512_srli_epi32(_mm512_loadu_si512(p), 8 * (j % 4) + 4 * (j / 4)), _mm512_set1_epi32(15));
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(8)));
+}
 ENGINERY_INLINE Pairs LoadBf16Pairs(const std::byte* p) {
   const __m512i pairs = _mm512_loadu_si512(p);
   return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
@@ -153,10 +179,12 @@ ENGINERY_INLINE Pairs LoadE4M3Pairs(const std::byte* p) {
   const __m512i pairs = LoadBytePairs(p);
   return {E4M3ToF32<24>(pairs), E4M3ToF32<16>(pairs)};
 }
-// Both exact in bf16.
-ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
+ENGINERY_INLINE __m512i Bf16Pairs(const Pairs& pairs) {
   const __m512i even = _mm512_srli_epi32(_mm512_castps_si512(pairs.even), 16);
-  _mm512_storeu_si512(p, _mm512_or_si512(even, _mm512_castps_si512(pairs.odd)));
+  return _mm512_or_si512(even, _mm512_castps_si512(pairs.odd));
+}
+ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
+  _mm512_storeu_si512(p, Bf16Pairs(pairs));
 }
 
 // Each channel's multiplier twice in its 32 bits.

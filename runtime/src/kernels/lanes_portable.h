@@ -184,6 +184,21 @@ ENGINERY_INLINE void StoreE4M3First(uint8_t* p, int64_t n, const F32& a) {
   }
 }
 
+// Rounded to E4M3 likewise, and that value as f32; NaN stays NaN.
+ENGINERY_INLINE F32 RoundToE4M3(const F32& a) {
+  float lanes[kLanes];
+  Store(lanes, a);
+  for (float& lane : lanes) {
+    float magnitude = BitsToFloat(FloatToBits(lane) & 0x7FFFFFFFu);
+    if (magnitude > kE4M3Max) magnitude = kE4M3Max;
+    const uint32_t bits = FloatToBits(magnitude);
+    const float normal = BitsToFloat((bits + 0x7FFFFu + ((bits >> 20) & 1u)) & 0xFFF00000u);
+    const float rounded = magnitude < kE4M3MinNormal ? magnitude + kE4M3Round - kE4M3Round : normal;
+    lane = BitsToFloat(FloatToBits(rounded) | (FloatToBits(lane) & 0x80000000u));
+  }
+  return Load(lanes);
+}
+
 // The even and the odd elements of sixteen pairs, exactly: of bf16, of i8 and of E4M3, whose code
 // of NaN reads as 480.
 struct Pairs {
@@ -223,6 +238,27 @@ ENGINERY_INLINE Pairs LoadE4M3Pairs(const std::byte* p) {
     odd[i] = E4M3ToFloat(p[2 * i + 1]);
   }
   return {Load(even), Load(odd)};
+}
+
+// Both must be exact in bf16.
+ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
+  float even[kLanes], odd[kLanes];
+  Store(even, pairs.even);
+  Store(odd, pairs.odd);
+  for (int i = 0; i < kLanes; ++i) {
+    const uint32_t pair = FloatToBits(even[i]) >> 16 | FloatToBits(odd[i]);
+    __builtin_memcpy(p + 4 * i, &pair, sizeof pair);
+  }
+}
+// The code of k = j, less its zero point, of 16 channels by 8 k of i4 (n16k8).
+template <int j>
+ENGINERY_INLINE F32 LoadI4(const std::byte* p) {
+  float lanes[kLanes];
+  for (int c = 0; c < kLanes; ++c) {
+    const int32_t codes = static_cast<uint8_t>(p[4 * c + j % 4]);
+    lanes[c] = static_cast<float>((j < 4 ? codes & 15 : codes >> 4) - 8);
+  }
+  return Load(lanes);
 }
 
 // Multipliers of a group of k, for 16 channels.

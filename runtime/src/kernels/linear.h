@@ -76,11 +76,10 @@ ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int
                                       int64_t num_tiles) {
   const int64_t groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
   const int64_t panel_bytes = groups * Dot::kWeightBytes;
-  if (num_tiles == 1 || panel + 2 * kPanels > args.panel_end ||
+  if (Dot::kWeightBytes != kLineBytes || num_tiles == 1 || panel + 2 * kPanels > args.panel_end ||
       kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
     return {nullptr, 0};
   }
-  static_assert(Dot::kWeightBytes == kLineBytes);
   const int64_t lines = num_tiles < kPanels ? 2 : 1;
   const int64_t first_line = t * groups * lines;
   const bool is_done = first_line >= kPanels * groups;  // by the tiles before

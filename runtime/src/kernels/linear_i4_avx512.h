@@ -8,6 +8,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/linear_unpacked.h"
 
 namespace enginery {
 namespace {
@@ -88,7 +89,7 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
 template <LinearKernel kLinearI8I8>
 void LinearI8I4Avx512(const LinearArgs& args) {
   constexpr int64_t kMaxDirectRows = 3, kPanels = 4;
-  if (args.num_rows > kMaxDirectRows) return LinearI8I4<kLinearI8I8>(args);
+  if (args.num_rows > kMaxDirectRows) return LinearUnpacked<I4ToI8, kLinearI8I8>(args);
   const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
   int32_t* shifts = reinterpret_cast<int32_t*>(args.scratch);  // [rows][num_groups]
   for (int64_t r = 0; r < args.num_rows; ++r) {

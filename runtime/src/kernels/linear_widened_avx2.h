@@ -13,6 +13,7 @@
 #include "kernels/dots_avx2.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/linear_unpacked.h"
 
 namespace enginery {
 namespace {
@@ -53,15 +54,16 @@ ENGINERY_INLINE void WidenRow(const std::byte* x, int64_t k, std::byte* to, Piec
   piece(last, to + i * kToBytes);
 }
 
-// Weights of which kStep k of a panel fill 64 bytes.
-template <int64_t kStep>
+// Weights of a panel that come in steps of kStep k in kStepBytes.
+template <int64_t kStep, int64_t kStepBytes = kLineBytes>
 struct WidenWeights {
-  static constexpr int64_t kWeightStep = kStep;
+  static constexpr int64_t kWeightStep = kStep, kWeightBytes = kStepBytes;
   // Those of a panel from k `begin` on, a multiple of kStep.
   static ENGINERY_INLINE const std::byte* Piece(const LinearArgs& args, int64_t panel,
                                                 int64_t begin) {
-    return static_cast<const std::byte*>(args.weight) + PanelBytes(args.k, kStep) * panel +
-           begin / kStep * kLineBytes;
+    const int64_t panel_bytes = (args.k + kStep - 1) / kStep * kStepBytes;
+    return static_cast<const std::byte*>(args.weight) + panel_bytes * panel +
+           begin / kStep * kStepBytes;
   }
 };
 
@@ -103,6 +105,38 @@ struct WidenBf16Bf16 : RowBf16, WidenWeights<2> {
       Store512(to + k * 64, pair.even);
       Store512(to + (k + 1) * 64, pair.odd);
     }
+  }
+};
+
+struct WidenBf16E4M3 : RowBf16, WidenWeights<2, 32> {
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const std::byte* from = Piece(args, panel, begin);
+    for (int64_t k = 0; k < end - begin; k += 2) {
+      const Pairs pair = LoadE4M3Pairs(from + k * 16);
+      Store512(to + k * 64, pair.even);
+      Store512(to + (k + 1) * 64, pair.odd);
+    }
+  }
+};
+
+struct WidenBf16I4 : RowBf16, WidenWeights<8> {
+  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
+                                      int64_t end, std::byte* to) {
+    const std::byte* from = Piece(args, panel, begin);
+    const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
+    for (int64_t k = begin; k < end; k += 8, from += 64, to += 8 * 64) {
+      const int64_t group = panel * num_groups + k / kWeightGroup;
+      const F32 scales = Load(args.block_scales + group * kPanelChannels);
+      StorePairs(to, I4Pairs<0>(from, scales));
+      StorePairs(to + 2 * 64, I4Pairs<2>(from, scales));
+      StorePairs(to + 4 * 64, I4Pairs<4>(from, scales));
+      StorePairs(to + 6 * 64, I4Pairs<6>(from, scales));
+    }
+  }
+  static ENGINERY_INLINE void StorePairs(std::byte* to, const Pairs& pairs) {
+    Store512(to, pairs.even);
+    Store512(to + 64, pairs.odd);
   }
 };
 
@@ -251,7 +285,7 @@ void WidenedBlock(const LinearArgs& args, int64_t row, int64_t num_rows, int64_t
       Widen::Weights(args, p, begin, begin + padded_k, weights);
       const bool is_last = p + 1 == panel_end;
       NextPiece next(Widen::Piece(args, is_last ? panel : p + 1, is_last ? begin + kBlock : begin),
-                     padded_k * kLineBytes / Widen::kWeightStep, num_tiles);
+                     padded_k * Widen::kWeightBytes / Widen::kWeightStep, num_tiles);
       Accumulator* panel_sums = sums + (p - panel) * num_rows;
       int64_t r = 0;
       for (int64_t t = 0; t < num_tiles; ++t) {

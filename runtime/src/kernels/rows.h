@@ -125,6 +125,18 @@ void E4M3Row(const float* x, int64_t n, float inverse_scale, uint8_t* y) {
   });
 }
 
+void StaticI8Row(const float* x, int64_t n, float inverse_scale, uint8_t* y) {
+  I8Row(x, n, inverse_scale, y);
+  for (int64_t i = 0; i < n; ++i) y[i] ^= 0x80;
+}
+
+void StaticE4M3Row(const float* x, int64_t n, float inverse_scale, uint16_t* y) {
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    const F32 scaled = Mul(LoadFirst(x + first, count), Set1(inverse_scale));
+    StoreBf16First(y + first, count, RoundToE4M3(scaled));
+  });
+}
+
 // load(first, count) gives `count` columns of the row.
 template <class Load>
 ENGINERY_INLINE void Quantize(int64_t n, uint8_t* y, float* scale, const Load& load) {

@@ -8,11 +8,21 @@
 #include "kernels/attention.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
-#include "kernels/linear_i4.h"
+#include "kernels/linear_unpacked.h"
 #include "kernels/rows.h"
 
 namespace enginery {
 namespace {
+
+// Few rows convert weights in registers; for more it pays to do it once.
+template <LinearKernel kLinearBf16Bf16>
+void LinearBf16E4M3(const LinearArgs& args) {
+  if (args.num_rows <= DotBf16E4M3::kMaxRows) {
+    Linear<DotBf16E4M3>(args);
+  } else {
+    LinearUnpacked<E4M3ToBf16, kLinearBf16Bf16>(args);
+  }
+}
 
 constexpr Kernels MakeKernels(const char* name) {
   return {
@@ -22,7 +32,9 @@ constexpr Kernels MakeKernels(const char* name) {
       .linear_i8_i8 = Linear<DotI8I8>,
       .linear_f32_i8 = Linear<DotF32I8>,
       .linear_bf16_i8 = Linear<DotBf16I8>,
-      .linear_i8_i4 = LinearI8I4<Linear<DotI8I8>>,
+      .linear_i8_i4 = LinearUnpacked<I4ToI8, Linear<DotI8I8>>,
+      .linear_bf16_e4m3 = LinearBf16E4M3<Linear<DotBf16Bf16>>,
+      .linear_bf16_i4 = LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>,
       .gated_bf16_bf16 = nullptr,
       .gated_i8_i8 = nullptr,
       .attention_f32 = Attention<VectorProducts<CacheF32>>,
@@ -37,6 +49,8 @@ constexpr Kernels MakeKernels(const char* name) {
       .i8_row = I8Row,
       .e4m3_row = E4M3Row,
       .bf16_row_pair = Bf16RowPair,
+      .static_i8_row = StaticI8Row,
+      .static_e4m3_row = StaticE4M3Row,
       .quantize_row = QuantizeRow,
       .quantize_bf16_row = QuantizeBf16Row,
   };

@@ -26,6 +26,18 @@ def test_ranks_must_cut_int4_rows_between_groups(tmp_path: Path) -> None:
     plan_tiny(model, qformat="int8_dynamic", tp_size=4)
 
 
+def test_int4_wo_takes_whole_blocks(tmp_path: Path) -> None:
+    model = write_tiny_checkpoint(tmp_path, "llama", intermediate_size=320)
+    with pytest.raises(OptionError) as error:
+        plan_tiny(model, qformat="int4_wo", dtype="bfloat16")
+    assert [str(problem) for problem in error.value.problems] == [
+        (
+            "qformat: int4_wo scales blocks of 128 inputs; down_proj takes 320 (choose "
+            "w4a8_dynamic, which takes any number, or int8_wo)"
+        ),
+    ]
+
+
 def test_rows_of_any_length_are_taken_whole(tmp_path: Path) -> None:
     """And by every rank of a layer that is cut along its outputs."""
     model = write_tiny_checkpoint(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exec/plan.h"
 
+#include <cmath>
 #include <functional>
 
 #include "base/error.h"
@@ -141,16 +142,52 @@ TEST(programs_must_make_sense_as_a_whole) {
 TEST(configurations_beyond_the_executor_are_unsupported) {
   Refused(ENGINERY_UNSUPPORTED_OP, "accepted: multiples of 16",
           [](Program& p) { p.attributes["tokens_per_block"] = int64_t{24}; });
-  Refused(ENGINERY_UNSUPPORTED_OP, "\"kv_cache_dtype\" is \"fp8\"; accepted: float32, bfloat16",
-          [](Program& p) { p.attributes["kv_cache_dtype"] = "fp8"; });
-  Refused(ENGINERY_UNSUPPORTED_OP, "\"qformat\" is \"int4_wo\"; accepted: none",
-          [](Program& p) { p.attributes["qformat"] = "int4_wo"; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "\"kv_cache_dtype\" is \"float16\"; accepted: float32, bfloat16",
+          [](Program& p) { p.attributes["kv_cache_dtype"] = "float16"; });
   Refused(ENGINERY_UNSUPPORTED_OP, "\"dtype\" is \"float16\"",
           [](Program& p) { p.attributes["dtype"] = "float16"; });
   Refused(ENGINERY_UNSUPPORTED_OP, "accepted: 1..1024",
           [](Program& p) { p.attributes["tokens_per_block"] = int64_t{2048}; });
   Refused(ENGINERY_UNSUPPORTED_OP, "even numbers",
           [](Program& p) { p.attributes["head_dim"] = int64_t{17}; });
+}
+
+// A scale of one number, for the last input of a step that becomes version 2.
+void AddScale(Program& program, std::string_view op, const float* scale) {
+  Tensor tensor;
+  tensor.name = "scale";
+  tensor.dtype = DType::kF32;
+  tensor.layout = Layout::kRows;
+  tensor.shape = {1};
+  tensor.data = reinterpret_cast<const std::byte*>(scale);
+  tensor.bytes = sizeof *scale;
+  program.tensors.push_back(tensor);
+  Step& step = Find(program, op);
+  step.version = 2;
+  step.inputs.push_back(
+      {Operand::Kind::kTensor, static_cast<uint32_t>(program.tensors.size() - 1)});
+}
+
+TEST(scales_belong_to_codes) {
+  Refused(ENGINERY_INVALID_PROGRAM, "this one is fp8",
+          [](Program& p) { p.attributes["kv_cache_dtype"] = "fp8"; });
+  static constexpr float kOne = 1.0f, kZero = 0.0f, kInfinity = INFINITY;
+  const TestModelOptions codes = {.x = DType::kI8, .weight = DType::kI8};
+  for (const std::string_view op : {"rms_norm", "silu_mul"}) {
+    TestModel model(codes);
+    AddScale(model.program(0), op, &kOne);
+    std::string message;
+    CHECK_EQ(Refusal(model, &message), ENGINERY_OK);
+    Refused(
+        ENGINERY_INVALID_PROGRAM, "is 0; accepted: finite numbers above 0",
+        [&](Program& p) { AddScale(p, op, &kZero); }, codes);
+    Refused(
+        ENGINERY_INVALID_PROGRAM, "accepted: finite numbers above 0",
+        [&](Program& p) { AddScale(p, op, &kInfinity); }, codes);
+    Refused(ENGINERY_INVALID_PROGRAM, "an output of f32 has no scale",
+            [&](Program& p) { AddScale(p, op, &kOne); });
+    Refused(ENGINERY_INVALID_PROGRAM, "inputs", [&](Program& p) { Find(p, op).version = 2; });
+  }
 }
 
 TEST(ranks_must_meet_at_the_same_collectives) {

@@ -18,7 +18,7 @@ struct Case {
   AlignedBytes weight;
   std::vector<float> x_scale, scale, bias, before;
   std::vector<int32_t> column_sums;
-  AlignedBytes group_scales, scratch;
+  AlignedBytes group_scales, block_scales, scratch;
   std::vector<double> expected,
       magnitude;  // magnitude: sum of absolute products, which bounds rounding
   LinearKernel Kernels::* kernel = nullptr;
@@ -34,6 +34,9 @@ struct Case {
     args.bias = bias.empty() ? nullptr : bias.data();
     args.column_sums = column_sums.data();
     args.group_scales = reinterpret_cast<const int8_t*>(group_scales.data());
+    if (!block_scales.empty()) {
+      args.block_scales = reinterpret_cast<const float*>(block_scales.data());
+    }
     args.scratch = const_cast<std::byte*>(scratch.data());
     args.y = y.data();
     args.y_pitch = n;
@@ -96,9 +99,10 @@ void Expect(Case& c, const std::vector<double>& x, const std::vector<double>& w)
   }
 }
 
-enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8, kI8I4 };
-constexpr Scheme kSchemes[] = {Scheme::kF32F32, Scheme::kBf16Bf16, Scheme::kI8I8,
-                               Scheme::kF32I8,  Scheme::kBf16I8,   Scheme::kI8I4};
+enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8, kI8I4, kBf16E4M3, kBf16I4 };
+constexpr Scheme kSchemes[] = {Scheme::kF32F32,   Scheme::kBf16Bf16, Scheme::kI8I8,
+                               Scheme::kF32I8,    Scheme::kBf16I8,   Scheme::kI8I4,
+                               Scheme::kBf16E4M3, Scheme::kBf16I4};
 
 Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue) {
   Case c;
@@ -127,6 +131,24 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.kernel = &Kernels::linear_bf16_bf16;
     c.weight = Pack(weight, n, k, 2);
     w = ToDouble(weight);
+  } else if (scheme == Scheme::kBf16E4M3) {
+    std::vector<uint8_t> codes;
+    for (const float value : RandomFloats(n * k, seed + 5, 500.0f)) codes.push_back(ToE4M3(value));
+    for (size_t i = 0; i < codes.size(); i += 7) codes[i] &= 0x87;  // subnormal numbers
+    c.kernel = &Kernels::linear_bf16_e4m3;
+    c.weight = Pack(codes, n, k, 2);
+    for (const uint8_t code : codes) w.push_back(static_cast<double>(FromE4M3(code)));
+  } else if (scheme == Scheme::kBf16I4) {
+    const GroupedWeight weight = RandomGroupedWeight(n, k, seed + 5);
+    const std::vector<float> scales = RandomFloats(n * weight.num_groups, seed + 7, 0.1f);
+    c.kernel = &Kernels::linear_bf16_i4;
+    c.weight = PackI4(weight.codes, n, k);
+    c.block_scales = Pack(scales, n, weight.num_groups, 1);
+    for (int64_t i = 0; i < n * k; ++i) {
+      const auto group = static_cast<size_t>(i / k * weight.num_groups + i % k / kWeightGroup);
+      const float value = static_cast<float>(weight.codes[static_cast<size_t>(i)]) * scales[group];
+      w.push_back(static_cast<double>(FromBf16(ToBf16(value))));
+    }
   } else if (scheme == Scheme::kI8I4) {
     const GroupedWeight weight = RandomGroupedWeight(n, k, seed + 5);
     c.kernel = &Kernels::linear_i8_i4;

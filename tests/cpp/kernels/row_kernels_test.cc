@@ -125,6 +125,15 @@ Quantized Quantize(const Kernels& kernels, const std::vector<float>& x) {
   return result;
 }
 
+TEST(a_nan_stays_one_as_an_operand_of_e4m3) {
+  const float nan = std::nanf("");
+  for (const Kernels* kernels : AvailableKernels()) {
+    uint16_t rounded = 0;
+    kernels->static_e4m3_row(&nan, 1, 1.0f, &rounded);
+    CHECK(std::isnan(FromBf16(rounded)));
+  }
+}
+
 // Every code, what lies halfway to the next one and just beside that, and what is out of range.
 TEST(i8_and_e4m3_codes_are_the_nearest_and_saturate) {
   constexpr float kScale = 0.125f;
@@ -156,6 +165,16 @@ TEST(i8_and_e4m3_codes_are_the_nearest_and_saturate) {
           CHECK_EQ(int{y[i]}, int{expected});
         }
         CHECK_EQ(int{y[n]}, 0xA5);  // nothing past the end
+        // As operands: codes + 128, or their values in bf16.
+        if (is_i8) {
+          std::vector<uint8_t> shifted(n);
+          kernels->static_i8_row(x.data(), static_cast<int64_t>(n), 1 / kScale, shifted.data());
+          for (size_t i = 0; i < n; ++i) CHECK_EQ(int{shifted[i]}, int{y[i]} ^ 0x80);
+        } else {
+          std::vector<uint16_t> rounded(n);
+          kernels->static_e4m3_row(x.data(), static_cast<int64_t>(n), 1 / kScale, rounded.data());
+          for (size_t i = 0; i < n; ++i) CHECK_EQ(int{rounded[i]}, int{ToBf16(FromE4M3(y[i]))});
+        }
       }
     }
   }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every scheme, by both providers, against transformers with the engine's own weights."""
+"""Every scheme, by both providers, against transformers and against the cpu target."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginery.builder.build import build, plan_build
+from enginery.builder.options import BuildRequest
+from enginery.runtime.llm import LLM
+from enginery.runtime.sampling_params import SamplingParams
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.emulation import (
     EMULATED,
@@ -52,3 +56,20 @@ def test_logits_of_both_providers(scheme: str, tmp_path: Path) -> None:
     if scheme not in WITH_ACTIVATION_CODES:
         # Where nothing falls to another code the two differ by roundings alone.
         assert relative_error(got["native"], got["onnx"]).max() <= SAME_STEP.limit
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "float16"])
+def test_an_engine_for_cpu_foretells_the_logits(scheme: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"dtype": "bfloat16", "tokens_per_block": 16, **SCHEMES[scheme]}
+    checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint", "llama", dtype="bfloat16")
+    add_scales(checkpoint, options.get("qformat", "none"), options.get("kv_cache_dtype", "auto"))
+    gpu = build_emulated(checkpoint, tmp_path / "gpu", **options)
+    cpu = tmp_path / "cpu"
+    build(plan_build(BuildRequest(checkpoint, cpu, **options)))
+    with emulated(gpu, "native") as model:
+        expected = model.step({"a": TOKENS})["a"]
+    with LLM(cpu) as llm:
+        params = SamplingParams(max_tokens=1, return_context_logits=True)
+        got = llm.generate(list(TOKENS), params).context_logits
+    assert got is not None
+    check_logits(got, expected, EMULATED[scheme])

@@ -167,8 +167,8 @@ class KvAppend final : public Op {
 }  // namespace
 
 PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan) {
-  const bool has_scales = plan.ExpectKvScales(step);
-  step.Expect(has_scales ? 6 : 4, 1, {"layer", "rope_scale", "epsilon"});
+  step.Expect(step.step().version == 2 ? 6 : 4, 1, {"layer", "rope_scale", "epsilon"});
+  const bool has_scales = plan.ExpectKvScales(step, 4);
   const ModelConfig& config = plan.config();
   const ValueOperand qkv = step.input(0, {DType::kF32});
   step.ExpectSame(qkv, step.output(0, {DType::kF32}));

@@ -11,9 +11,10 @@ class PagedAttention final : public Op {
  public:
   struct Config {
     int64_t layer, num_heads, num_kv_heads, head_dim, sliding_window;
-    float scale;        // of the scores, times that of K's codes
-    float value_scale;  // of V's codes
-    size_t result;      // f32 buffer; y itself when that is f32
+    float scale;          // of the scores, times that of K's codes
+    float value_scale;    // of V's codes
+    float inverse_scale;  // of a static scale of y, 0: none
+    size_t result;        // f32 buffer; y itself when that is f32
   };
   PagedAttention(const ValueOperand& qkv, const ValueOperand& y, const Config& config)
       : qkv_(qkv), y_(y), config_(config) {}
@@ -30,7 +31,8 @@ class PagedAttention final : public Op {
     const Matrix& result = context.value(config_.result);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, context.batch.num_tokens, y_.columns, [&](int64_t row, int) {
-      StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns);
+      StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns,
+               config_.inverse_scale);
     });
   }
 
@@ -101,8 +103,8 @@ class PagedAttention final : public Op {
 }  // namespace
 
 PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan) {
-  const bool has_scales = plan.ExpectKvScales(step);
-  step.Expect(has_scales ? 3 : 1, 1, {"layer", "scale", "sliding_window"});
+  step.Expect(step.step().version == 2 ? 4 : 1, 1, {"layer", "scale", "sliding_window"});
+  const bool has_scales = plan.ExpectKvScales(step, 1);
   const ModelConfig& config = plan.config();
   const ValueOperand qkv = step.input(0, {DType::kF32});
   const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
@@ -122,6 +124,7 @@ PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan) {
   prepared.scale = step.float_attribute("scale", 0, 1e6);
   if (has_scales) prepared.scale *= step.scale(1);
   prepared.value_scale = has_scales ? step.scale(2) : 1.0f;
+  prepared.inverse_scale = ReadInverseScale(step, 3, y);
   prepared.result =
       y.dtype == DType::kF32 ? y.index : plan.AddBuffer(Rows::kTokens, DType::kF32, y.columns);
   const int64_t num_rows = plan.query_tile_tokens() * (config.num_heads / config.num_kv_heads);

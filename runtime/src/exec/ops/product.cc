@@ -17,6 +17,11 @@ struct Scheme {
   int64_t group;  // of the layout
   LinearKernel Kernels::* kernel;
   LinearKernel Kernels::* gated_kernel = nullptr;
+
+  // A group of k takes 4 bytes of a channel, but E4M3 in groups of 2.
+  int64_t PanelBytesOf(int64_t k) const {
+    return weight == DType::kF8E4M3 ? PanelBytes(k, group) / 2 : PanelBytes(k, group);
+  }
 };
 
 constexpr std::array kSchemes = {
@@ -28,6 +33,8 @@ constexpr std::array kSchemes = {
     Scheme{DType::kF32, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_f32_i8},
     Scheme{DType::kBF16, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_bf16_i8},
     Scheme{DType::kI8, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_i8_i4},
+    Scheme{DType::kBF16, DType::kF8E4M3, Layout::kN16K2, 2, &Kernels::linear_bf16_e4m3},
+    Scheme{DType::kBF16, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_bf16_i4},
 };
 
 // Beyond this many columns the i32 sums of 127 * 127 could overflow.
@@ -54,21 +61,24 @@ const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Te
   }
   step.ThrowUnsupported(StrCat("x of ", Name(x.dtype), " with weight ", Quoted(weight.name), " of ",
                                Name(weight.dtype), " in ", Name(weight.layout),
-                               "; accepted: f32 with f32 in n16k1, bf16 with bf16 in n16k2,"
-                               " i8, f32 or bf16 with i8 in n16k4, and i8 with i4 in n16k8"));
+                               "; accepted: f32 with f32 in n16k1, bf16 with bf16 or f8e4m3 in "
+                               "n16k2, i8, f32 or bf16 with i8 in n16k4, and i8 or bf16 with i4 in "
+                               "n16k8"));
 }
 
-// The multipliers of an i4 weight's groups.
-const int8_t* GroupScales(const StepReader& step, size_t input, int64_t n, int64_t k) {
+// What the groups of an i4 weight are multiplied by: i8 where x is i8, else f32.
+const std::byte* GroupScales(const StepReader& step, size_t input, DType dtype, int64_t n,
+                             int64_t k) {
   const Tensor& tensor = step.tensor(input);
   const int64_t groups = CeilDiv(k, kWeightGroup);
-  if (tensor.dtype != DType::kI8 || tensor.layout != Layout::kN16K1 || tensor.shape.size() != 2 ||
+  if (tensor.dtype != dtype || tensor.layout != Layout::kN16K1 || tensor.shape.size() != 2 ||
       tensor.shape[0] != static_cast<uint64_t>(n) ||
       tensor.shape[1] != static_cast<uint64_t>(groups)) {
     step.ThrowInvalid(StrCat("input ", input, ", tensor ", Quoted(tensor.name),
-                             ", must be group scales: i8 in n16k1 of [", n, ", ", groups, "]"));
+                             ", must be group scales: ", Name(dtype), " in n16k1 of [", n, ", ",
+                             groups, "]"));
   }
-  return reinterpret_cast<const int8_t*>(tensor.data);
+  return tensor.data;
 }
 
 }  // namespace
@@ -107,7 +117,14 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
     step.ThrowInvalid("version 2 is for weights of i4, version 1 for all others");
   }
   if (has_groups) {
-    args.group_scales = GroupScales(step, 5, y.columns, x.columns);
+    const bool is_exact = x.dtype == DType::kI8;
+    const std::byte* scales =
+        GroupScales(step, 5, is_exact ? DType::kI8 : DType::kF32, y.columns, x.columns);
+    if (is_exact) {
+      args.group_scales = reinterpret_cast<const int8_t*>(scales);
+    } else {
+      args.block_scales = reinterpret_cast<const float*>(scales);
+    }
   }
   const int64_t scratch_bytes = LinearScratchBytes(x.columns);
   plan.RequireThreadScratch(scratch_bytes);
@@ -115,7 +132,7 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
           args,
           scheme.kernel,
           scheme.gated_kernel,
-          PanelBytes(x.columns, scheme.group),
+          scheme.PanelBytesOf(x.columns),
           scratch_bytes,
           ProductWork(step, 1, x)};
 }

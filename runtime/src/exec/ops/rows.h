@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "exec/op.h"
+#include "exec/step_reader.h"
 
 namespace enginery {
 
@@ -37,14 +38,29 @@ inline float* RowInF32(const StepContext& context, const Matrix& to, DType dtype
   return dtype == DType::kF32 ? to.row<float>(row) : context.thread_scratch(thread);
 }
 
-// Stores what RowInF32 gave.
+// Stores what RowInF32 gave. inverse_scale: above zero, of codes with a static scale: i8, or values
+// of E4M3 in bf16. Who multiplies static codes of i8 knows their scale: that of the row is 1.
 inline void StoreRow(const StepContext& context, const float* from, const Matrix& to, DType dtype,
-                     int64_t row, int64_t columns) {
-  if (dtype == DType::kBF16) {
-    context.kernels.bf16_row(from, columns, to.row<uint16_t>(row));
+                     int64_t row, int64_t columns, float inverse_scale = 0.0f) {
+  const Kernels& kernels = context.kernels;
+  if (dtype == DType::kBF16 && inverse_scale > 0.0f) {
+    kernels.static_e4m3_row(from, columns, inverse_scale, to.row<uint16_t>(row));
+  } else if (dtype == DType::kBF16) {
+    kernels.bf16_row(from, columns, to.row<uint16_t>(row));
+  } else if (dtype == DType::kI8 && inverse_scale > 0.0f) {
+    kernels.static_i8_row(from, columns, inverse_scale, to.row<uint8_t>(row));
+    to.scales[row] = 1.0f;
   } else if (dtype == DType::kI8) {
-    context.kernels.quantize_row(from, columns, to.row<uint8_t>(row), &to.scales[row]);
+    kernels.quantize_row(from, columns, to.row<uint8_t>(row), &to.scales[row]);
   }
+}
+
+// The inverse of a static scale of `y`: input `input` of a step of version 2; 0 where there is
+// none.
+inline float ReadInverseScale(const StepReader& step, size_t input, const ValueOperand& y) {
+  if (step.step().version < 2 || !step.has_input(input)) return 0.0f;
+  if (y.dtype == DType::kF32) step.ThrowInvalid("an output of f32 has no scale");
+  return step.scale(input);
 }
 
 }  // namespace enginery

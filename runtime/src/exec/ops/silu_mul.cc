@@ -7,7 +7,8 @@ namespace {
 
 class SiluMul final : public Op {
  public:
-  SiluMul(const ValueOperand& x, const ValueOperand& y) : x_(x), y_(y) {}
+  SiluMul(const ValueOperand& x, const ValueOperand& y, float inverse_scale)
+      : x_(x), y_(y), inverse_scale_(inverse_scale) {}
 
   void Run(const StepContext& context) const override {
     const Matrix& x = context.value(x_.index);
@@ -16,12 +17,12 @@ class SiluMul final : public Op {
       const float* gate = x.row<float>(row);
       float* product = RowInF32(context, y, y_.dtype, row, thread);
       context.kernels.silu_mul_row(gate, gate + y_.columns, y_.columns, product);
-      if (y_.dtype == DType::kI8) {
+      if (y_.dtype == DType::kI8 && inverse_scale_ == 0.0f) {
         uint16_t* rounded = reinterpret_cast<uint16_t*>(product + y_.columns);
         context.kernels.bf16_row(product, y_.columns, rounded);
         context.kernels.quantize_bf16_row(rounded, y_.columns, y.row<uint8_t>(row), &y.scales[row]);
       } else {
-        StoreRow(context, product, y, y_.dtype, row, y_.columns);
+        StoreRow(context, product, y, y_.dtype, row, y_.columns, inverse_scale_);
       }
     });
   }
@@ -30,12 +31,13 @@ class SiluMul final : public Op {
 
  private:
   const ValueOperand x_, y_;
+  const float inverse_scale_;
 };
 
 }  // namespace
 
 ValueOperand ReadSiluMul(const StepReader& step) {
-  step.Expect(1, 1, {});
+  step.Expect(step.step().version == 2 ? 2 : 1, 1, {});
   const ValueOperand x = step.input(0, {DType::kF32});
   const ValueOperand y = step.output(0, {DType::kF32, DType::kBF16, DType::kI8});
   step.ExpectColumns("input 0", x.columns, 2 * y.columns);
@@ -46,7 +48,7 @@ ValueOperand ReadSiluMul(const StepReader& step) {
 PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
   const ValueOperand y = ReadSiluMul(step);
   plan.RequireThreadScratch(y.columns * (4 + 2));
-  return std::make_unique<SiluMul>(step.input(0, {DType::kF32}), y);
+  return std::make_unique<SiluMul>(step.input(0, {DType::kF32}), y, ReadInverseScale(step, 1, y));
 }
 
 }  // namespace enginery

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the `cpu` executor needs in memory beside a program's tensors."""
+
+from __future__ import annotations
+
+from enginery.builder.engine.program import PANEL, Buffer, Program, Step
+from enginery.builder.memory_plan import Workspace
+
+F32_BYTES = 4
+BF16_BYTES = 2
+
+
+def workspace(program: Program) -> Workspace:
+    """Returns what the executor adds to the program's values, and which of these it never stores.
+
+    What only one step needs shares memory with what other steps do. The scratch of threads, of
+    which only the machine that runs knows the number, is left out: about a megabyte each.
+    """
+    head_dim = program.attributes["head_dim"]
+    assert isinstance(head_dim, int)
+    unstored: set[str] = set()
+    of_one_step = [0]
+    for step, following in zip(program.steps, program.steps[1:], strict=False):
+        (output,) = step.outputs
+        if step.op == "paged_attention" and output.dtype != "f32":
+            of_one_step.append(F32_BYTES * output.columns)
+        if _runs_with_silu_mul(step, following):
+            unstored.add(output.name)
+            if following.outputs[0].dtype == "i8":
+                of_one_step.append(BF16_BYTES * following.outputs[0].columns)
+    # Cosines and sines stand beside them, of each token half a head's.
+    angles = F32_BYTES * head_dim
+    return Workspace(token_row_bytes=angles + max(of_one_step), unstored_values=frozenset(unstored))
+
+
+def _runs_with_silu_mul(step: Step, following: Step) -> bool:
+    """Whether the executor makes one operation of a product and the activation that reads it."""
+    output = step.outputs[0]
+    return (
+        (step.op, following.op, following.version) == ("linear", "silu_mul", 1)
+        and following.inputs[0] == output
+        and isinstance(output, Buffer)
+        and output.columns % (2 * PANEL) == 0
+    )
