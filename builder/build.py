@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +187,10 @@ def run_passes(network: Network, options: BuildOptions) -> Network:
 
 
 def build(
-    planned: PlannedBuild, progress: Progress = no_progress, artifacts: Artifacts | None = None
+    planned: PlannedBuild,
+    progress: Progress = no_progress,
+    artifacts: Artifacts | None = None,
+    examine: Callable[[Path], object] | None = None,
 ) -> BuildSummary:
     """Reads, quantises and packs the weights and writes the engine directory.
 
@@ -195,6 +198,8 @@ def build(
         planned: from `plan_build`, of a request with an output.
         progress: called as the stages of the build go on.
         artifacts: compiled parts of an engine with the same programs; None: they are made.
+        examine: called with the directory when all but its manifest is there. What it leaves there
+            belongs to the engine; what it raises ends the build, and nothing is written.
 
     Raises:
         CheckpointError: a weight cannot be quantised or stored.
@@ -219,6 +224,8 @@ def build(
         directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
         if not request.skip_tokenizer:
             _copy_tokenizer(request.model, directory.path)
+        if examine is not None:
+            examine(directory.path)
         description = manifest(
             directory.path,
             target=planned.target.name,

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from enginery.accuracy import AccuracyError
 from enginery.builder.build import PlannedBuild, build, plan_build
 from enginery.builder.dry_run import DryRun, dry_run
 from enginery.builder.memory import PeakMemory
@@ -21,6 +22,7 @@ from enginery.builder.memory_plan import describe_plan, format_bytes
 from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
 from enginery.builder.sku import Sku, load_sku, sku_names
+from enginery.cli.accuracy_flags import Examination, add_accuracy_arguments
 from enginery.cli.build_config import merge_config
 from enginery.cli.build_progress import BuildProgress
 from enginery.cli.flags import FlagParser
@@ -28,6 +30,7 @@ from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
 from enginery.cli.text_table import Row, table
 from enginery.quantization import SCHEMES
 
+ACCURACY_MISSED = 1
 NO_WEIGHTS = "the checkpoint has no weights: its tensors and its tokenizer were not checked"
 EXAMPLES = """\
 examples:
@@ -42,6 +45,10 @@ examples:
 
   build-engine --model ./Llama-3.1-70B --sku h200 --tp_size 2 --dry_run
       compile kernels and plans and say what the engine would take; config.json suffices
+
+  build-engine --model ./TinyLlama --output ./engine --qformat w4a8_dynamic \
+      --accuracy_check heldout.txt --max_perplexity_increase 3%
+      an engine only if it is as good as that
 
   build-engine --config build.toml --max_batch_size 8
       options from a file, with one of them replaced
@@ -132,6 +139,7 @@ def add_arguments(parser: FlagParser) -> None:
         metavar="N",
         help="tokens of a sequence, prompt and output (default: of the model)",
     )
+    add_accuracy_arguments(parser)
     behaviour = parser.add_argument_group("behaviour")
     for name, text in (
         ("dry_run", "do all but the weights: check, compile, print the memory plan"),
@@ -165,10 +173,12 @@ def run(args: argparse.Namespace) -> int:
     as_json = bool(options.pop("json", False))
     is_dry_run = bool(options.pop("dry_run", False))
     notes = legacy_notes(args)
+    examination = Examination.from_options(options, is_dry_run=is_dry_run)
     # With --json standard output holds the object and nothing else.
     text = sys.stderr if as_json else sys.stdout
 
     result: dict[str, Any] = {"notes": notes}
+    failure: AccuracyError | None = None
     with PeakMemory() as memory:
         planned = plan_build(BuildRequest(**options))
         notes += planned.notes
@@ -188,7 +198,13 @@ def run(args: argparse.Namespace) -> int:
             if is_dry_run:
                 trial = dry_run(planned, progress)
             else:
-                summary = build(planned, progress)
+                measure = None if examination is None else examination.of(planned, progress)
+                try:
+                    summary = build(planned, progress, examine=measure)
+                except AccuracyError as error:
+                    failure = error
+    if failure is not None:
+        return _tell_failure(failure, result, as_json=as_json)
     if is_dry_run:
         result["dry_run"] = trial.to_json()
         if not is_quiet and trial.num_kernels:
@@ -209,9 +225,24 @@ def run(args: argparse.Namespace) -> int:
                 f"peak anonymous memory {peak}",
                 file=text,
             )
+        if examination is not None and examination.report is not None:
+            result["accuracy"] = examination.report.to_json()
+            if not is_quiet:
+                print(examination.report.describe(), file=text)
     if as_json:
         print(json.dumps(result, indent=2))
     return 0
+
+
+def _tell_failure(error: AccuracyError, result: dict[str, Any], *, as_json: bool) -> int:
+    """Prints the report of an engine that lost more than it may."""
+    if as_json:
+        result |= {"accuracy": error.report.to_json(), "error": str(error)}
+        print(json.dumps(result, indent=2))
+    else:
+        print(error.report.describe())
+    print(f"the engine was not written: {error}", file=sys.stderr)
+    return ACCURACY_MISSED
 
 
 def _describe_trial(trial: DryRun) -> str:

@@ -15,8 +15,15 @@ from enginery.builder.options import BuildRequest
 
 # Other names of an option, as on the command line.
 ALIASES = {"model_dir": "model", "checkpoint_dir": "model", "output_dir": "output"}
-PATHS = ("model", "output", "cache_dir")
-BEHAVIOUR = {"dry_run": bool, "json": bool, "log_level": str}
+PATHS = ("model", "output", "cache_dir", "accuracy_check")
+BEHAVIOUR = {
+    "dry_run": bool,
+    "json": bool,
+    "log_level": str,
+    "accuracy_check": str,
+    "max_perplexity_increase": float,
+    "min_top1_agreement": float,
+}
 
 
 def option_types() -> dict[str, type]:

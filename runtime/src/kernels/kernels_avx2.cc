@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/dots_avx2.h"
 #include "kernels/lanes_avx2.h"
+#include "kernels/linear_i4_avx2.h"
 #include "kernels/linear_widened_avx2.h"
 
 // What follows is written on the above.
@@ -10,9 +11,8 @@ namespace enginery {
 namespace {
 
 // From as many rows on as pay for widening.
-template <LinearKernel kDirect, class Widen>
+template <LinearKernel kDirect, class Widen, int64_t kMinRows = 8>
 void WidenedFrom(const LinearArgs& args) {
-  constexpr int64_t kMinRows = 8;
   if (args.num_rows < kMinRows) {
     kDirect(args);
   } else {
@@ -38,7 +38,7 @@ const Kernels& Avx2Kernels() {
     kernels.linear_i8_i8 = WidenedFrom<FewRowsI8I8, WidenI8I8>;
     kernels.linear_f32_i8 = WidenedFrom<Linear<DotF32I8>, WidenXI8<RowF32>>;
     kernels.linear_bf16_i8 = WidenedFrom<Linear<DotBf16I8>, WidenXI8<RowBf16>>;
-    kernels.linear_i8_i4 = WidenedFrom<LinearUnpacked<I4ToI8, FewRowsI8I8>, WidenI8I4>;
+    kernels.linear_i8_i4 = WidenedFrom<FewRowsI8I4, WidenI8I4, 4>;
     kernels.linear_bf16_e4m3 = WidenedFrom<Linear<DotBf16E4M3>, WidenBf16E4M3>;
     kernels.linear_bf16_i4 =
         WidenedFrom<LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>, WidenBf16I4>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Products of many rows with AVX2, which multiplies neither bf16 nor i8: both factors are widened
-// to f32 or i16 before they are multiplied, x once per call and weights block by block, each block
-// once for all rows. The widened block of a panel and a tile's piece of x stay in L1 meanwhile;
+// to f32 or i16 before they are multiplied, block by block of k. The widened block of a panel and a
+// tile's rows of x stay in L1 while they are multiplied, the block of x for some panels in L2, and
 // sums wait in the scratch from block to block.
 //
 // Every output walks K in the order of the direct kernels (linear.h), and storing a sum and loading
