@@ -213,8 +213,9 @@ def compare(
     content = text.read_bytes()
     token_ids = Tokenizer(reference).encode(content.decode("utf-8"), add_special_tokens=False)
     token_ids = token_ids[:MAX_TOKENS]
-    emulated = {} if sku == "cpu" else {"emulate": True, "sku": sku}
-    with LLM(engine, **emulated) as ours, LLM(reference) as theirs:
+    is_emulated = sku != "cpu"
+    ours_on = LLM(engine, emulate=is_emulated, sku=sku if is_emulated else None)
+    with ours_on as ours, LLM(reference) as theirs:
         info = theirs.engine.info
         of_memory = WINDOW_BYTES // (4 * info.vocab_size)
         window = max(1, min(WINDOW, of_memory, info.max_input_len - 1, info.max_seq_len - 2))

@@ -200,12 +200,24 @@ struct WidenI8I4 : RowI8, WidenWeights<8> {
       const GroupScales scale = LoadGroupScales(scales + group / kWeightGroup * kPanelChannels);
       const int64_t group_end = group + kWeightGroup < end ? group + kWeightGroup : end;
       for (int64_t k = group; k < group_end; k += 8) {
-        alignas(32) std::byte eight[128];
-        Unpack64(from + (k - begin) * 8, scale, eight);
-        Four(eight, to + (k - begin) * 32);
-        Four(eight + 64, to + (k - begin + 4) * 32);
+        std::byte* at = to + (k - begin) * 32;
+        Eight(from + (k - begin) * 8, scale.low, at);
+        Eight(from + (k - begin) * 8 + 32, scale.high, at + 32);
       }
     }
+  }
+  // 8 channels by 8 k, times their multipliers: four groups of two k, 64 bytes apart.
+  static ENGINERY_INLINE void Eight(const std::byte* from, __m256i scale, std::byte* to) {
+    const __m256i codes = Load256(from);
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i zero = _mm256_set1_epi8(kI4ZeroPoint);
+    const __m256i first = _mm256_sub_epi8(_mm256_and_si256(codes, mask), zero);
+    const __m256i second =
+        _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(codes, 4), mask), zero);
+    Store256(to, _mm256_mullo_epi16(EvenBytes(first), scale));
+    Store256(to + 64, _mm256_mullo_epi16(OddBytes(first), scale));
+    Store256(to + 128, _mm256_mullo_epi16(EvenBytes(second), scale));
+    Store256(to + 192, _mm256_mullo_epi16(OddBytes(second), scale));
   }
 };
 
