@@ -1,0 +1,1 @@
+../../enginery/accuracy.py
