@@ -60,8 +60,11 @@ constexpr int64_t LinearScratchBytes(int64_t k) {
                           kWidenedRows * kWidenedPanels * kLineBytes;
   return unpacked > widened ? unpacked : widened;
 }
-// Bytes of a panel: every layout keeps 16 channels by 4 bytes for each group of k.
-constexpr int64_t PanelBytes(int64_t k, int64_t group) { return (k + group - 1) / group * 64; }
+// Bytes of a panel, whose 16 channels take group_bytes for each group of k: 4 bytes each, but for
+// E4M3, which takes 2.
+constexpr int64_t PanelBytes(int64_t k, int64_t group, int64_t group_bytes = 64) {
+  return (k + group - 1) / group * group_bytes;
+}
 
 // The same product without the panels before `panel` and from `panel_end` on.
 inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, int64_t panel_bytes) {

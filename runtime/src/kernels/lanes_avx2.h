@@ -146,20 +146,20 @@ ENGINERY_INLINE void StoreBytesFirst(uint8_t* p, int64_t n, __m256i low, __m256i
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-template <int kLeast, int kShift>
 ENGINERY_INLINE __m256i Quantize(__m256 a) {
   const __m256i q = _mm256_cvtps_epi32(a);  // rounds to nearest even
-  const __m256i clamped =
-      _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(kLeast)), _mm256_set1_epi32(127));
-  return _mm256_add_epi32(clamped, _mm256_set1_epi32(kShift));
+  const __m256i least = _mm256_set1_epi32(-127);
+  const __m256i most = _mm256_set1_epi32(127);
+  return _mm256_add_epi32(_mm256_min_epi32(_mm256_max_epi32(q, least), most),
+                          _mm256_set1_epi32(128));
 }
 ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
-  StoreBytesFirst(p, n, Quantize<-127, 128>(a.low), Quantize<-127, 128>(a.high));
+  StoreBytesFirst(p, n, Quantize(a.low), Quantize(a.high));
 }
 ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, F32 a) {
   const __m256i byte = _mm256_set1_epi32(255);
-  StoreBytesFirst(p, n, _mm256_and_si256(Quantize<-128, 0>(a.low), byte),
-                  _mm256_and_si256(Quantize<-128, 0>(a.high), byte));
+  StoreBytesFirst(p, n, _mm256_and_si256(_mm256_cvtps_epi32(a.low), byte),
+                  _mm256_and_si256(_mm256_cvtps_epi32(a.high), byte));
 }
 
 constexpr float kE4M3Max = 448.0f, kE4M3MinNormal = 0x1p-6f, kE4M3Round = 0x1p14f;

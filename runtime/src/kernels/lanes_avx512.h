@@ -93,9 +93,7 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, F32 a) {
 }
 
 ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, F32 a) {
-  __m512i q = _mm512_cvtps_epi32(a);
-  q = _mm512_min_epi32(_mm512_max_epi32(q, _mm512_set1_epi32(-128)), _mm512_set1_epi32(127));
-  _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), q);
+  _mm512_mask_cvtepi32_storeu_epi8(p, FirstLanes(n), _mm512_cvtps_epi32(a));
 }
 
 constexpr float kE4M3Max = 448.0f, kE4M3MinNormal = 0x1p-6f, kE4M3Round = 0x1p14f;

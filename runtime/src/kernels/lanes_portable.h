@@ -159,10 +159,10 @@ ENGINERY_INLINE void StoreQuantizedFirst(uint8_t* p, int64_t n, const F32& a) {
   }
 }
 
-// clamp(rint(a), -128, 127) of the first n lanes. |a| must be below 2^22.
+// rint(a) of the first n lanes, which are within -128..127.
 ENGINERY_INLINE void StoreI8First(uint8_t* p, int64_t n, const F32& a) {
   float lanes[kLanes];
-  Store(lanes, Min(Max(a, Set1(-128.0f)), Set1(127.0f)));
+  Store(lanes, a);
   for (int64_t i = 0; i < n; ++i) {
     p[i] = static_cast<uint8_t>(FloatToBits(lanes[i] + kRoundingBias) - FloatToBits(kRoundingBias));
   }

@@ -8,7 +8,6 @@
 
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
-#include "kernels/linear_unpacked.h"
 
 namespace enginery {
 namespace {
@@ -86,34 +85,9 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
   }
 }
 
-template <LinearKernel kLinearI8I8>
-void LinearI8I4Avx512(const LinearArgs& args) {
-  constexpr int64_t kMaxDirectRows = 3, kPanels = 4;
-  if (args.num_rows > kMaxDirectRows) return LinearUnpacked<I4ToI8, kLinearI8I8>(args);
-  const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
-  int32_t* shifts = reinterpret_cast<int32_t*>(args.scratch);  // [rows][num_groups]
-  for (int64_t r = 0; r < args.num_rows; ++r) {
-    const auto* x = static_cast<const uint8_t*>(args.x) + r * args.x_pitch;
-    for (int64_t g = 0; g < num_groups; ++g) {
-      const int64_t left = args.k - g * kWeightGroup;
-      shifts[r * num_groups + g] =
-          GroupShift(x + g * kWeightGroup, left < kWeightGroup ? left : kWeightGroup);
-    }
-  }
-  int64_t panel = args.panel_begin;
-  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
-    for (int64_t r = 0; r < args.num_rows; ++r) {
-      RowI4<kPanels>(args, r, panel, shifts + r * num_groups);
-    }
-  }
-  for (; panel < args.panel_end; ++panel) {
-    for (int64_t r = 0; r < args.num_rows; ++r) {
-      RowI4<1>(args, r, panel, shifts + r * num_groups);
-    }
-  }
-}
-
 }  // namespace
 }  // namespace enginery
+
+#include "kernels/linear_i4_rows.h"
 
 #endif  // ENGINERY_SRC_KERNELS_LINEAR_I4_AVX512_H_

@@ -78,7 +78,7 @@ struct I4ToBf16 : I4Panels {
 };
 
 struct E4M3ToBf16 {
-  static int64_t PanelBytesOf(int64_t k) { return PanelBytes(k, 2) / 2; }
+  static int64_t PanelBytesOf(int64_t k) { return PanelBytes(k, 2, 32); }
   static int64_t UnpackedBytes(int64_t k) { return PanelBytes(k, 2); }
   static ENGINERY_INLINE void Panel(const LinearArgs& args, int64_t panel, std::byte* to) {
     const std::byte* weight =

@@ -42,6 +42,12 @@ ENGINERY_INLINE void Store256(std::byte* p, __m256i a) {
 }
 ENGINERY_INLINE void Store512(std::byte* p, const F32& a) { Store(reinterpret_cast<float*>(p), a); }
 
+// The even k of a pair, then the odd one.
+ENGINERY_INLINE void StoreTwo(std::byte* p, const Pairs& pairs) {
+  Store512(p, pairs.even);
+  Store512(p + 64, pairs.odd);
+}
+
 // Calls piece(from, to) for whole pieces of kPiece elements of a row of k, the last one from a copy
 // that is zero past the row's end, where memory may be anything.
 template <int64_t kPiece, int64_t kFromBytes, int64_t kToBytes, class Piece>
@@ -61,9 +67,8 @@ struct WidenWeights {
   // Those of a panel from k `begin` on, a multiple of kStep.
   static ENGINERY_INLINE const std::byte* Piece(const LinearArgs& args, int64_t panel,
                                                 int64_t begin) {
-    const int64_t panel_bytes = (args.k + kStep - 1) / kStep * kStepBytes;
-    return static_cast<const std::byte*>(args.weight) + panel_bytes * panel +
-           begin / kStep * kStepBytes;
+    return static_cast<const std::byte*>(args.weight) +
+           PanelBytes(args.k, kStep, kStepBytes) * panel + begin / kStep * kStepBytes;
   }
 };
 
@@ -96,29 +101,19 @@ struct RowBf16 {
     });
   }
 };
-struct WidenBf16Bf16 : RowBf16, WidenWeights<2> {
+// Pairs of k, of values that f32 holds exactly.
+template <int64_t kPairsBytes, Pairs (*kLoadPairs)(const std::byte*)>
+struct WidenBf16ByPairs : RowBf16, WidenWeights<2, kPairsBytes> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
-    const std::byte* from = Piece(args, panel, begin);
-    for (int64_t k = 0; k < end - begin; k += 2) {
-      const Pairs pair = LoadBf16Pairs(from + k * 32);
-      Store512(to + k * 64, pair.even);
-      Store512(to + (k + 1) * 64, pair.odd);
+    const std::byte* from = WidenWeights<2, kPairsBytes>::Piece(args, panel, begin);
+    for (int64_t k = begin; k < end; k += 2, from += kPairsBytes, to += 2 * kLineBytes) {
+      StoreTwo(to, kLoadPairs(from));
     }
   }
 };
-
-struct WidenBf16E4M3 : RowBf16, WidenWeights<2, 32> {
-  static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
-                                      int64_t end, std::byte* to) {
-    const std::byte* from = Piece(args, panel, begin);
-    for (int64_t k = 0; k < end - begin; k += 2) {
-      const Pairs pair = LoadE4M3Pairs(from + k * 16);
-      Store512(to + k * 64, pair.even);
-      Store512(to + (k + 1) * 64, pair.odd);
-    }
-  }
-};
+using WidenBf16Bf16 = WidenBf16ByPairs<64, LoadBf16Pairs>;
+using WidenBf16E4M3 = WidenBf16ByPairs<32, LoadE4M3Pairs>;
 
 struct WidenBf16I4 : RowBf16, WidenWeights<8> {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
@@ -128,15 +123,11 @@ struct WidenBf16I4 : RowBf16, WidenWeights<8> {
     for (int64_t k = begin; k < end; k += 8, from += 64, to += 8 * 64) {
       const int64_t group = panel * num_groups + k / kWeightGroup;
       const F32 scales = Load(args.block_scales + group * kPanelChannels);
-      StorePairs(to, I4Pairs<0>(from, scales));
-      StorePairs(to + 2 * 64, I4Pairs<2>(from, scales));
-      StorePairs(to + 4 * 64, I4Pairs<4>(from, scales));
-      StorePairs(to + 6 * 64, I4Pairs<6>(from, scales));
+      StoreTwo(to, I4Pairs<0>(from, scales));
+      StoreTwo(to + 2 * 64, I4Pairs<2>(from, scales));
+      StoreTwo(to + 4 * 64, I4Pairs<4>(from, scales));
+      StoreTwo(to + 6 * 64, I4Pairs<6>(from, scales));
     }
-  }
-  static ENGINERY_INLINE void StorePairs(std::byte* to, const Pairs& pairs) {
-    Store512(to, pairs.even);
-    Store512(to + 64, pairs.odd);
   }
 };
 

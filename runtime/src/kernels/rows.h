@@ -113,9 +113,8 @@ void Bf16RowPair(const float* a, const float* b, int64_t n, uint16_t* y) {
 
 void I8Row(const float* x, int64_t n, float inverse_scale, uint8_t* y) {
   ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-    // Far beyond what i8 holds, and integers still round.
     const F32 scaled = Mul(LoadFirst(x + first, count), Set1(inverse_scale));
-    StoreI8First(y + first, count, Max(Min(scaled, Set1(1024.0f)), Set1(-1024.0f)));
+    StoreI8First(y + first, count, Max(Min(scaled, Set1(127.0f)), Set1(-128.0f)));
   });
 }
 

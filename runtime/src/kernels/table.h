@@ -15,12 +15,11 @@ namespace enginery {
 namespace {
 
 // Few rows convert weights in registers; for more it pays to do it once.
-template <LinearKernel kLinearBf16Bf16>
 void LinearBf16E4M3(const LinearArgs& args) {
   if (args.num_rows <= DotBf16E4M3::kMaxRows) {
     Linear<DotBf16E4M3>(args);
   } else {
-    LinearUnpacked<E4M3ToBf16, kLinearBf16Bf16>(args);
+    LinearUnpacked<E4M3ToBf16, Linear<DotBf16Bf16>>(args);
   }
 }
 
@@ -33,7 +32,7 @@ constexpr Kernels MakeKernels(const char* name) {
       .linear_f32_i8 = Linear<DotF32I8>,
       .linear_bf16_i8 = Linear<DotBf16I8>,
       .linear_i8_i4 = LinearUnpacked<I4ToI8, Linear<DotI8I8>>,
-      .linear_bf16_e4m3 = LinearBf16E4M3<Linear<DotBf16Bf16>>,
+      .linear_bf16_e4m3 = LinearBf16E4M3,
       .linear_bf16_i4 = LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>,
       .gated_bf16_bf16 = nullptr,
       .gated_i8_i8 = nullptr,

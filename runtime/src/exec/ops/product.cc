@@ -18,9 +18,9 @@ struct Scheme {
   LinearKernel Kernels::* kernel;
   LinearKernel Kernels::* gated_kernel = nullptr;
 
-  // A group of k takes 4 bytes of a channel, but E4M3 in groups of 2.
   int64_t PanelBytesOf(int64_t k) const {
-    return weight == DType::kF8E4M3 ? PanelBytes(k, group) / 2 : PanelBytes(k, group);
+    const auto bits = static_cast<int64_t>(ElementBits(weight));
+    return PanelBytes(k, group, kPanelChannels * group * bits / 8);
   }
 };
 
@@ -37,21 +37,12 @@ constexpr std::array kSchemes = {
     Scheme{DType::kBF16, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_bf16_i4},
 };
 
-// Beyond this many columns the i32 sums of 127 * 127 could overflow.
+// Beyond this many columns the i32 sums of 128 * 127 could overflow.
 constexpr int64_t kMaxQuantizedColumns = 131072;
 
-// What kernels take at once.
-constexpr int64_t kPanelsPerGroup = 4, kRowMultiple = 32;
+constexpr int64_t kPanelsPerGroup = 4;  // what kernels take at once
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Each block of rows reads all weights: as many rows as a thread owns, but so many that multiplying
-// takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the weights.
-int64_t MaxBlockRows(int64_t row_bytes) {
-  constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96;
-  const int64_t rows = std::max(kBlockBytes / row_bytes, kMinRows);
-  return std::min(ProductTasks::kMaxRows, CeilDiv(rows, kRowMultiple) * kRowMultiple);
-}
 
 const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Tensor& weight) {
   for (const Scheme& scheme : kSchemes) {
@@ -154,11 +145,15 @@ ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t 
     : num_rows_(num_rows), num_panels_(num_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
   const int64_t num_threads = context.pool.num_threads();
-  constexpr int64_t kMinOwnedRows = 256;
+  // Each block of rows reads all weights: as many rows as a thread owns, but so many that
+  // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
+  // weights. A multiple of what kernels take at once.
+  constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96, kMinOwnedRows = 256, kMultiple = 32;
   const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows, num_threads));
-  const int64_t max_rows = std::min(MaxBlockRows(x.pitch), owned_rows);
+  const int64_t max_rows =
+      std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
   num_row_blocks_ = CeilDiv(num_rows, max_rows);
-  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kRowMultiple) * kRowMultiple;
+  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
   num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
   num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
   // As many chunks for each thread: an odd one would be waited for.
