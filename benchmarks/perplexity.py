@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from enginery.accuracy import WINDOW, log_softmax, pieces
 from enginery.runtime.engine import Engine
 from enginery.runtime.runtime import Runtime
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
-
-WINDOW = 512
 
 
 def main() -> int:
@@ -58,16 +57,12 @@ def negative_log_likelihood(directory: Path, text: str) -> tuple[float, int]:
         if bos is None:
             raise SystemExit(f"{directory}: the engine has no begin-of-text token")
         params = SamplingParams(max_tokens=1, temperature=0, return_context_logits=True)
-        for begin in range(0, len(token_ids), WINDOW):
-            window = token_ids[begin : begin + WINDOW]
-            runtime.submit([bos, *window[:-1]], params, streaming=False)
+        for prompt, targets in pieces(token_ids, WINDOW, bos):
+            runtime.submit(prompt, params, streaming=False)
             (event,) = runtime.poll(-1)
-            logits = event.context_logits
-            assert logits is not None and event.status == "OK"
-            shifted = logits.astype(np.float64)
-            shifted -= shifted.max(axis=1, keepdims=True)
-            log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            total -= float(log_probs[np.arange(len(window)), window].sum())
+            assert event.context_logits is not None and event.status == "OK"
+            log_probs = log_softmax(event.context_logits)
+            total -= float(log_probs[np.arange(len(targets)), targets].sum())
     return total, len(token_ids)
 
 

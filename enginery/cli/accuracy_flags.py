@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from enginery.accuracy import AccuracyReport, Gate, examine, held_out_text
+from enginery.accuracy import (
+    AccuracyReport,
+    Gate,
+    check_reference,
+    examine,
+    held_out_text,
+)
 from enginery.builder.build import PlannedBuild
 from enginery.builder.errors import OptionError, Problems
 from enginery.cli.build_progress import BuildProgress
@@ -94,10 +100,11 @@ class Examination:
         """What measures the engine in a directory.
 
         Raises:
-            OptionError: there is no text.
+            BuildError: there is no text, or no reference.
         """
         given = None if self._text == CHECKPOINTS_OWN_TEXT else self._text
         text = held_out_text(given, planned.request.model)
+        check_reference(planned)
 
         def watch(done: int, total: int) -> None:
             bar.show("measuring accuracy", done / total, f"{done} of {total} windows")
