@@ -27,8 +27,8 @@ from enginery.cli.build_config import merge_config
 from enginery.cli.build_progress import BuildProgress
 from enginery.cli.flags import FlagParser
 from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
+from enginery.cli.plan_flags import add_plan_arguments, scheme_lines
 from enginery.cli.text_table import Row, table
-from enginery.quantization import SCHEMES
 
 ACCURACY_MISSED = 1
 NO_WEIGHTS = "the checkpoint has no weights: its tensors and its tokenizer were not checked"
@@ -55,7 +55,7 @@ examples:
 
 schemes (--qformat):
 """
-EXAMPLES += "\n".join(f"  {scheme.name:<14}{scheme.summary}" for scheme in SCHEMES.values())
+EXAMPLES += scheme_lines()
 
 
 def _sku_lines() -> str:
@@ -107,38 +107,7 @@ def add_arguments(parser: FlagParser) -> None:
         metavar="FILE",
         help="TOML or JSON file with the same option names; the command line comes first",
     )
-    precision = parser.add_argument_group("precision")
-    precision.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16", "auto"],
-        help="operands that are not quantised; auto is the checkpoint's (default: bfloat16)",
-    )
-    precision.add_argument(
-        "--qformat", choices=list(SCHEMES), help="quantisation scheme, see below (default: none)"
-    )
-    precision.add_argument(
-        "--kv_cache_dtype",
-        choices=["auto", "float32", "bfloat16", "float16", "fp8", "int8"],
-        help="keys and values in the cache (default: auto, the dtype)",
-    )
-    limits = parser.add_argument_group("limits")
-    for name, text in (
-        ("max_batch_size", "sequences in one step (default: of the SKU)"),
-        ("max_num_tokens", "packed tokens in one step (default: of the SKU)"),
-        ("max_input_len", "tokens of a prompt (default: max_seq_len)"),
-        ("tokens_per_block", "tokens in a KV block (default: of the SKU)"),
-        ("kv_cache_bytes", "bytes to plan for the KV cache (default: a share of the memory)"),
-        ("tp_size", "tensor-parallel ranks (default: 1)"),
-    ):
-        limits.add_argument(f"--{name}", type=int, metavar="N", help=text)
-    limits.add_argument(
-        "--max_seq_len",
-        "--max_decoder_seq_len",
-        dest="max_seq_len",
-        type=int,
-        metavar="N",
-        help="tokens of a sequence, prompt and output (default: of the model)",
-    )
+    add_plan_arguments(parser)
     add_accuracy_arguments(parser)
     behaviour = parser.add_argument_group("behaviour")
     for name, text in (

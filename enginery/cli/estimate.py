@@ -24,7 +24,7 @@ from enginery.builder.memory_plan import KV_ITEM_BYTES, describe_plan, format_by
 from enginery.builder.options import BuildRequest
 from enginery.builder.sku import sku_names
 from enginery.cli.flags import FlagParser
-from enginery.quantization import SCHEMES
+from enginery.cli.plan_flags import add_plan_arguments, scheme_lines
 
 DOES_NOT_FIT = 1
 EXAMPLES = """\
@@ -42,7 +42,7 @@ exit status: 0 where it fits on every SKU, 1 where it does not fit on some, 2 af
 def add_arguments(parser: FlagParser) -> None:
     """Declares the options of `enginery estimate`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLES
+    parser.epilog = f"{EXAMPLES}\nschemes (--qformat):\n{scheme_lines()}"
     parser.add_argument(
         "model", type=Path, metavar="MODEL", help="directory with a config.json, or that file"
     )
@@ -52,25 +52,7 @@ def add_arguments(parser: FlagParser) -> None:
         metavar="NAME[,NAME...]",
         help=f"hardware, each looked at alone: {', '.join(sku_names())} (default: cpu)",
     )
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16", "auto"]
-    )
-    parser.add_argument("--qformat", default="none", choices=list(SCHEMES))
-    parser.add_argument(
-        "--kv_cache_dtype",
-        default="auto",
-        choices=["auto", *KV_ITEM_BYTES],
-        help="keys and values in the cache (default: auto, the dtype)",
-    )
-    for name, text in (
-        ("tp_size", "tensor-parallel ranks (default: 1)"),
-        ("max_batch_size", "sequences in one step (default: of the SKU)"),
-        ("max_num_tokens", "packed tokens in one step (default: of the SKU)"),
-        ("max_seq_len", "tokens of a sequence, prompt and output (default: of the model)"),
-        ("tokens_per_block", "tokens in a KV block (default: of the SKU)"),
-        ("kv_cache_bytes", "bytes for the KV cache (default: a share of the memory)"),
-    ):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    add_plan_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
