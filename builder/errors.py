@@ -54,6 +54,10 @@ class SkuError(BuildError):
     """A SKU file is missing or malformed."""
 
 
+class MatrixError(BuildError):
+    """`configs/schemes.toml` is malformed, or leaves something undecided."""
+
+
 class ConfigError(BuildError):
     """The checkpoint's configuration is malformed or asks for what is not supported."""
 

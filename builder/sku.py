@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
 
 from enginery.builder.errors import OptionError, Problem, Problems, SkuError
+from enginery.builder.matrix import MATRIX_FILE, Matrix, parse_matrix
+from enginery.builder.toml_table import TomlTable, is_count
 
 SKU_PACKAGE = "enginery.configs"
 
@@ -55,7 +57,8 @@ class Sku:
     Attributes:
         name: as in `--sku` and in the engine's header.
         target: the target that it is lowered to.
-        dtypes, qformats, kv_cache_dtypes: what may be built for it.
+        dtypes: the build dtypes that it takes.
+        qformats, kv_cache_dtypes: what `configs/schemes.toml` says is built for it.
         memory_bytes: its memory; None is that of the machine that plans.
         reserved_bytes: what of it no engine can have.
         kv_cache_fraction: share of what weights and workspace leave for the KV cache by default.
@@ -99,7 +102,19 @@ def load_sku(name: str) -> Sku:
     if name not in sku_names():
         problem = Problem("sku", f"{name!r} is not known; known are {', '.join(sku_names())}")
         raise OptionError("options", [problem])
-    return parse_sku(name, (_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+    text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_sku(name, text, load_matrix())
+
+
+@functools.cache
+def load_matrix() -> Matrix:
+    """Which SKU builds which scheme and which dtype of the KV cache; read once.
+
+    Raises:
+        MatrixError: `configs/schemes.toml` is malformed, or leaves something undecided.
+    """
+    path = resources.files(SKU_PACKAGE) / MATRIX_FILE
+    return parse_matrix(path.read_text(encoding="utf-8"), sku_names())
 
 
 def load_skus(names: str) -> tuple[Sku, ...]:
@@ -127,32 +142,33 @@ def load_skus(names: str) -> tuple[Sku, ...]:
     return tuple(skus)
 
 
-def parse_sku(name: str, text: str) -> Sku:
+def parse_sku(name: str, text: str, matrix: Matrix) -> Sku:
     """Parses a SKU file.
 
     Args:
         name: the file's name without its ending, which the entry `name` must repeat.
         text: its content.
+        matrix: says what is built for it.
 
     Raises:
         SkuError: with every missing, unknown or malformed entry.
     """
     problems = Problems(f"{name}.toml", SkuError)
     try:
-        table = _Table("", tomllib.loads(text), problems)
+        table = TomlTable("", tomllib.loads(text), problems, "a SKU file")
     except tomllib.TOMLDecodeError as error:
         raise SkuError(f"{name}.toml", [Problem("file", f"is not valid TOML: {error}")]) from None
     # Tables beyond those of every SKU belong to its target.
     is_gpu = table.values.get("target") == "tensorrt"
     memory, defaults = table.table("memory"), table.table("defaults")
     accepted = table.table("accepted")
-    memory_bytes = memory.take("bytes", lambda v: v == "host" or _is_count(v), "host or a size")
+    memory_bytes = memory.take("bytes", lambda v: v == "host" or is_count(v), "host or a size")
     sku = Sku(
         name=table.take("name", lambda v: v == name, f"{name!r}, the name of the file"),
-        target=table.take("target", lambda v: isinstance(v, str), "a string"),
+        target=table.text("target"),
         dtypes=table.strings("dtypes"),
-        qformats=table.strings("qformats"),
-        kv_cache_dtypes=table.strings("kv_cache_dtypes"),
+        qformats=matrix.qformats_of(name),
+        kv_cache_dtypes=matrix.kv_cache_dtypes_of(name),
         memory_bytes=None if memory_bytes == "host" else memory_bytes,
         kv_cache_fraction=memory.take(
             "kv_cache_fraction", lambda v: isinstance(v, float) and 0 < v <= 1, "above 0, at most 1"
@@ -163,7 +179,7 @@ def parse_sku(name: str, text: str) -> Sku:
         accepted_tokens_per_block=tuple(
             accepted.take(
                 "tokens_per_block",
-                lambda v: isinstance(v, list) and v and all(map(_is_count, v)),
+                lambda v: isinstance(v, list) and v and all(map(is_count, v)),
                 "a list of positive integers",
             )
             or ()
@@ -177,7 +193,7 @@ def parse_sku(name: str, text: str) -> Sku:
     return sku
 
 
-def _gpu(table: _Table) -> Gpu:
+def _gpu(table: TomlTable) -> Gpu:
     """The entry's table `gpu`."""
     gpu = table.table("gpu")
     rates = gpu.table("peak_rates")
@@ -192,68 +208,13 @@ def _gpu(table: _Table) -> Gpu:
         bandwidth=gpu.rate("bandwidth"),
         peak_rates={name: rates.rate(name) for name in RATE_DTYPES if name in rates.values},
         providers=gpu.strings("providers"),
-        verified=gpu.take("verified", lambda v: isinstance(v, str), "a string") or "",
+        verified=gpu.text("verified"),
     )
     if not parsed.providers or not set(parsed.providers) <= set(PROVIDERS):
         gpu.note("providers", f"is not a list of some of {', '.join(PROVIDERS)}")
     gpu.note_unknown()
     rates.note_unknown()
     return parsed
-
-
-class _Table:
-    """A TOML table of which every entry must be taken."""
-
-    def __init__(self, name: str, values: dict[str, Any], problems: Problems) -> None:
-        self.name = name
-        self.values = values
-        self.problems = problems
-        self._taken: set[str] = set()
-
-    def take(self, name: str, accepts: Any, accepted: str) -> Any:
-        """The entry, or None after noting that it is missing or not `accepted`."""
-        self._taken.add(name)
-        if name not in self.values:
-            self.problems.add(self.name + name, "is missing")
-            return None
-        value = self.values[name]
-        if not accepts(value):
-            self.problems.add(self.name + name, f"{value!r} is not {accepted}")
-            return None
-        return value
-
-    def count(self, name: str) -> int:
-        return self.take(name, _is_count, "a positive integer") or 1
-
-    def rate(self, name: str) -> float:
-        value = self.take(name, _is_rate, "a positive number")
-        return float(value) if value is not None else 1.0
-
-    def strings(self, name: str) -> tuple[str, ...]:
-        def accepts(value: Any) -> bool:
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-        return tuple(self.take(name, accepts, "a list of strings") or ())
-
-    def table(self, name: str) -> _Table:
-        values = self.take(name, lambda v: isinstance(v, dict), "a table") or {}
-        return _Table(f"{self.name}{name}.", values, self.problems)
-
-    def note(self, name: str, message: str) -> None:
-        if name in self.values:
-            self.problems.add(self.name + name, message)
-
-    def note_unknown(self) -> None:
-        for name in self.values.keys() - self._taken:
-            self.problems.add(self.name + name, "is not an entry of a SKU file")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and value > 0
 
 
 def _folder() -> Traversable:

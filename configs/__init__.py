@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data files: one TOML file per SKU in skus/."""
+"""Data files: a TOML file per SKU in skus/, and in schemes.toml what is built for which of them."""

@@ -18,7 +18,6 @@ class Scheme:
         activation_dtype: dtype of the other operand; None is the build dtype.
         quant_algo: the name in `config.json`, in the words of TensorRT-LLM where it has one.
         summary: one line for tables and help.
-        targets: the targets that compute it.
         quantizes_lm_head: whether the output projection is a linear layer like the others; if not,
             it stays in the build dtype.
         lm_head_dtype: dtype of the output projection's weight where it is quantised to another
@@ -27,10 +26,10 @@ class Scheme:
             the build dtype.
         has_input_scales: whether activations are quantised by scales that the checkpoint gives
             (`<module>.input_scale`).
+        needs_codes: whether the checkpoint must hold the weights' codes, which calibration chose.
+        like: the scheme that computes the same from weights of another origin; empty: none does.
         block_size: inputs that share a weight scale; None is all of a row.
         dtypes: the build dtypes beside it; None is every one.
-        min_sm: the compute capability, as one number, from which hardware multiplies its codes.
-        nearest: the schemes to take where this one cannot be had, the nearest first.
     """
 
     name: str
@@ -38,20 +37,27 @@ class Scheme:
     activation_dtype: str | None
     quant_algo: str | None
     summary: str
-    targets: tuple[str, ...] = ("cpu", "tensorrt")
     quantizes_lm_head: bool = True
     lm_head_dtype: str | None = None
     embedding_dtype: str | None = None
     has_input_scales: bool = False
+    needs_codes: bool = False
+    like: str = ""
     block_size: int | None = None
     dtypes: tuple[str, ...] | None = None
-    min_sm: int = 0
-    nearest: tuple[str, ...] = ("none",)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it takes what only calibration gives."""
+        return self.has_input_scales or self.needs_codes
+
+    @property
+    def computed_as(self) -> str:
+        """The name by which kernels know it."""
+        return self.like or self.name
 
 
-NONE = Scheme(
-    "none", None, None, None, "weights and activations in the build dtype", nearest=()
-)  # fmt: skip
+NONE = Scheme("none", None, None, None, "weights and activations in the build dtype")
 INT8_WO = Scheme(
     "int8_wo",
     "i8",
@@ -65,8 +71,6 @@ INT8_DYNAMIC = Scheme(
     "i8",
     "INT8_PER_CHANNEL_PER_TOKEN",
     "INT8 weights as int8_wo, activations symmetric INT8 per token",
-    targets=("cpu",),
-    nearest=("int8_sq", "int8_wo", "none"),
 )
 W4A8_DYNAMIC = Scheme(
     "w4a8_dynamic",
@@ -75,11 +79,9 @@ W4A8_DYNAMIC = Scheme(
     # A name of ours: TensorRT-LLM's nearest, W4A8_QSERVE_PER_GROUP, has zero points.
     "W4A8_PER_GROUP_PER_TOKEN",
     f"INT4 weights in groups of {INT4_BLOCK} inputs, activations as int8_dynamic; lm_head in INT8",
-    targets=("cpu",),
     lm_head_dtype="i8",
     embedding_dtype="i8",
     block_size=INT4_BLOCK,
-    nearest=("int4_wo", "int8_sq", "int8_dynamic", "int8_wo", "none"),
 )
 INT4_WO = Scheme(
     "int4_wo",
@@ -90,7 +92,29 @@ INT4_WO = Scheme(
     quantizes_lm_head=False,
     block_size=INT4_BLOCK,
     dtypes=("bfloat16", "float16"),
-    nearest=("w4a8_dynamic", "int8_wo", "none"),
+)
+INT4_AWQ = Scheme(
+    "int4_awq",
+    "i4",
+    None,
+    "W4A16_AWQ",
+    "INT4 weights as int4_wo, chosen by calibration so that what matters most loses least (AWQ)",
+    quantizes_lm_head=False,
+    needs_codes=True,
+    like="int4_wo",
+    block_size=INT4_BLOCK,
+    dtypes=("bfloat16", "float16"),
+)
+W4A8_AWQ = Scheme(
+    "w4a8_awq",
+    "i4",
+    "f8e4m3",
+    "W4A8_AWQ",
+    "INT4 weights as int4_awq, activations FP8; calibrated for other engines, built as int4_awq",
+    quantizes_lm_head=False,
+    has_input_scales=True,
+    needs_codes=True,
+    block_size=INT4_BLOCK,
 )
 INT8_SQ = Scheme(
     "int8_sq",
@@ -100,7 +124,6 @@ INT8_SQ = Scheme(
     "INT8 weights per channel, activations INT8 by the checkpoint's scales (calibrated, smoothed)",
     quantizes_lm_head=False,
     has_input_scales=True,
-    nearest=("int8_dynamic", "int8_wo", "none"),
 )
 FP8 = Scheme(
     "fp8",
@@ -110,8 +133,6 @@ FP8 = Scheme(
     "FP8 (E4M3) weights per channel, activations FP8 by the checkpoint's scales (calibrated)",
     quantizes_lm_head=False,
     has_input_scales=True,
-    min_sm=89,
-    nearest=("int8_sq", "int8_dynamic", "int8_wo", "none"),
 )
 
 CODE_KV_DTYPES = ("fp8", "int8")
@@ -119,5 +140,15 @@ CODE_KV_DTYPES = ("fp8", "int8")
 
 SCHEMES = {
     scheme.name: scheme
-    for scheme in (NONE, INT8_WO, INT8_DYNAMIC, W4A8_DYNAMIC, INT4_WO, INT8_SQ, FP8)
+    for scheme in (
+        NONE,
+        INT8_WO,
+        INT8_DYNAMIC,
+        W4A8_DYNAMIC,
+        INT4_WO,
+        INT4_AWQ,
+        W4A8_AWQ,
+        INT8_SQ,
+        FP8,
+    )
 }

@@ -6,13 +6,24 @@ from importlib import resources
 import pytest
 
 from enginery.builder.errors import OptionError, SkuError
-from enginery.builder.sku import PROVIDERS, load_sku, load_skus, parse_sku, sku_names
+from enginery.builder.sku import (
+    PROVIDERS,
+    Sku,
+    load_matrix,
+    load_sku,
+    load_skus,
+    parse_sku,
+    sku_names,
+)
 from enginery.builder.targets.registry import TARGETS
-from enginery.quantization import SCHEMES
 
 FOLDER = resources.files("enginery.configs") / "skus"
 CPU = (FOLDER / "cpu.toml").read_text(encoding="utf-8")
 A100 = (FOLDER / "a100.toml").read_text(encoding="utf-8")
+
+
+def parse(name: str, text: str) -> Sku:
+    return parse_sku(name, text, load_matrix())
 
 
 @pytest.mark.parametrize("name", sku_names())
@@ -20,7 +31,6 @@ def test_every_sku_file_is_valid(name: str) -> None:
     sku = load_sku(name)
     assert sku.name == name
     assert sku.target in TARGETS
-    assert set(sku.qformats) <= set(SCHEMES)
     assert sku.tokens_per_block in sku.accepted_tokens_per_block
 
 
@@ -44,6 +54,7 @@ def test_a_sku_that_is_not_there() -> None:
         ('bytes = "host"', 'bytes = "lots"', "memory.bytes: 'lots' is not host or a size"),
         ('bytes = "host"', "bytes = -1", "memory.bytes: -1 is not"),
         ("kv_cache_fraction = 0.5", "kv_cache_fraction = 1.5", "1.5 is not above 0"),
+        ("target", 'qformats = ["none"]\ntarget', "qformats: is not an entry of a SKU file"),
         ("max_batch_size = 64", "max_batch_size = 0", "0 is not a positive integer"),
         ("max_batch_size = 64", "max_batch = 64", "defaults.max_batch: is not an entry"),
         ("[defaults]", "colour = 1\n[defaults]", "memory.colour: is not an entry"),
@@ -55,18 +66,18 @@ def test_a_sku_that_is_not_there() -> None:
 def test_malformed_files(old: str, new: str, message: str) -> None:
     assert old in CPU
     with pytest.raises(SkuError, match=message):
-        parse_sku("cpu", CPU.replace(old, new))
+        parse("cpu", CPU.replace(old, new))
 
 
 def test_all_problems_of_a_file_are_told_at_once() -> None:
     text = CPU.replace("max_batch_size = 64", "").replace("[memory]", "x = 1\n[memory]")
     with pytest.raises(SkuError) as error:
-        parse_sku("cpu", text)
+        parse("cpu", text)
     assert {problem.field for problem in error.value.problems} == {"x", "defaults.max_batch_size"}
 
 
 def test_a_sku_with_memory_of_its_own() -> None:
-    assert parse_sku("cpu", CPU.replace('bytes = "host"', "bytes = 4096")).memory_bytes == 4096
+    assert parse("cpu", CPU.replace('bytes = "host"', "bytes = 4096")).memory_bytes == 4096
 
 
 def test_every_gpu_has_what_decides_kernels_and_plans() -> None:
@@ -102,7 +113,7 @@ def test_every_gpu_has_what_decides_kernels_and_plans() -> None:
 def test_malformed_gpus(old: str, new: str, message: str) -> None:
     assert old in A100
     with pytest.raises(SkuError, match=message):
-        parse_sku("a100", A100.replace(old, new))
+        parse("a100", A100.replace(old, new))
 
 
 def test_several_skus_of_one_engine() -> None:
