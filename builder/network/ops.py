@@ -151,6 +151,29 @@ def silu_mul(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
 
 
 @rule
+def scale_columns(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
+    """(x, factor `[columns]`; dtype) -> x times a factor of each column, for its reader."""
+    x, factor = inputs
+    x = _value(x, "f32")
+    _expect(_weight(factor, 1).shape == (x.columns,), "factor does not fit x")
+    return OutputType(x.rows, x.columns, _operand_dtype(attributes))
+
+
+@rule
+def group_sums(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
+    """(x f32 or bf16 `[rows, K]`; group) -> `[rows, ceil(K / group)]`: sums of groups of columns.
+
+    A group is `group` consecutive columns, the last one what is left.
+    """
+    (x,) = inputs
+    x = _value(x)
+    _expect(x.dtype in ("f32", "bf16"), f"{x.name} is {x.dtype}, not f32 or bf16")
+    group = _integer(attributes, "group")
+    _expect(group >= 1, "group is below 1")
+    return OutputType(x.rows, -(-x.columns // group), "f32")
+
+
+@rule
 def add(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
     """(residual, x) -> their sum, in the residual's place."""
     residual, x = inputs

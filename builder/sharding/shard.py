@@ -100,16 +100,25 @@ class _Sharder:
                 weight, bias = (self._column_share(operand) for operand in inputs[1:3])
                 yield node("linear", name, inputs[0], weight, bias, inputs[3])
                 return
-            if self._producers[current.value(0).name].op in ("paged_attention", "silu_mul"):
+            if self._is_share(current.value(0)):
                 yield from self._row_parallel(name, current, inputs)
                 return
             if name == "logits" and current.output.columns % self.mapping.tp_size == 0:
                 yield from self._vocabulary_parallel(current.weight(1), inputs)
                 return
+        if current.op == "scale_columns" and self._is_share(current.value(0)):
+            inputs[1] = self._column_share(inputs[1])
         for heads in ("num_heads", "num_kv_heads"):
             if heads in attributes:
                 attributes[heads] = int(attributes[heads]) // self.mapping.tp_size
         yield node(current.op, name, *inputs, **attributes)
+
+    def _is_share(self, value: Value) -> bool:
+        """Whether a rank has a share of the value's columns, which a row-parallel layer reads."""
+        producer = self._producers[value.name]
+        if producer.op == "scale_columns":
+            return self._is_share(producer.value(0))
+        return producer.op in ("paged_attention", "silu_mul")
 
     def _row_parallel(self, name: str, current: Node, inputs: list[Operand]) -> Iterator[Node]:
         # The bias is added once: by rank 0, before the sum.

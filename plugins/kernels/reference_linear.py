@@ -56,6 +56,18 @@ def quantize(x: npt.ArrayLike, inverse: npt.ArrayLike, *, kind: str) -> Float32A
     return _stored(np.asarray(x, np.float32), inverse, kind)
 
 
+def scale_columns(
+    x: npt.ArrayLike,
+    factor: npt.ArrayLike,
+    inverse: npt.ArrayLike | None = None,
+    *,
+    kind: str | None = None,
+) -> Float32Array:
+    """X times a factor of each column; `kind` "fp8" or "int8" gives codes."""
+    value = np.asarray(x, np.float32) * np.asarray(factor, np.float32)
+    return _stored(value, inverse, kind)
+
+
 def add(a: Float32Array, b: Float32Array) -> Float32Array:
     """Returns a + b."""
     return a + b

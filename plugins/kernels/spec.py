@@ -128,6 +128,12 @@ KERNELS: dict[str, KernelSpec] = {
             "reference_linear:quantize",
         ),
         _kernel(
+            "scale_columns", 1,
+            """x *act, factor *fp32, inverse *fp32?, out *act|*quantised;
+            COLUMNS, BLOCK""",
+            "reference_linear:scale_columns",
+        ),
+        _kernel(
             "gemm", 1,
             """x *act|*quantised, weight *act|*quantised|*u8, scale *act|*fp32?, bias *fp32?,
             residual *fp32?, y *fp32|*act, rows i32;

@@ -244,7 +244,7 @@ def row_tile(columns: int) -> RowTile:
 
 
 def chunk_tile(columns: int) -> RowTile:
-    """Returns the block of a kernel that splits rows: embed, quantize, add, gather_rows."""
+    """Returns the block of a kernel that splits rows: embed, quantize, add and the like."""
     block = min(_power_of_two(columns), 1024)
     return RowTile(block, min(max(block // 256, 1), 4))
 

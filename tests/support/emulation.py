@@ -238,6 +238,9 @@ def reference_logits(checkpoint: Path, engine: Path, tokens: Sequence[int]) -> F
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.from_numpy(weights.dequantized(name)))
         for name, module in model.named_modules():
+            factor = weights.factor(name)
+            if factor is not None:
+                module.register_forward_pre_hook(_Scaling(torch.from_numpy(factor)))
             inverse = weights.inverse(f"{name}.weight")
             if inverse is not None:
                 rounding = _Rounding(torch, inverse, weights.dtype(f"{name}.weight"))
@@ -245,6 +248,16 @@ def reference_logits(checkpoint: Path, engine: Path, tokens: Sequence[int]) -> F
         with torch.no_grad():
             logits: FloatArray = model(torch.tensor([list(tokens)])).logits[0].numpy()
     return logits
+
+
+class _Scaling:
+    """Multiplies what comes into a linear layer by a factor of each column."""
+
+    def __init__(self, factor: Any) -> None:
+        self.factor = factor
+
+    def __call__(self, module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0] * self.factor,)
 
 
 class _Rounding:
@@ -293,6 +306,11 @@ class EngineWeights:
         """1 / scale of what comes into the layer of a weight, None where it is not quantised."""
         tensor = self._tensors.get(f"{self._find(name)[0]}.inverse")
         return None if tensor is None else float(self._decode(tensor)[0])
+
+    def factor(self, module: str) -> FloatArray | None:
+        """What each column that comes into a layer is multiplied by, None where it is not."""
+        tensor = self._tensors.get(f"{module}.factor")
+        return None if tensor is None else self._decode(tensor)
 
     def dtype(self, name: str) -> str:
         """As stored."""

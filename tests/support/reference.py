@@ -63,7 +63,7 @@ def _sum(parts: list[FloatArray]) -> FloatArray:
 
 
 # Ops that come in a second version, which takes scales besides.
-VERSION_2 = ("linear", "kv_append", "paged_attention", "rms_norm", "silu_mul")
+VERSION_2 = ("linear", "kv_append", "paged_attention", "rms_norm", "silu_mul", "scale_columns")
 
 
 class _Rank:
@@ -140,6 +140,12 @@ class _Rank:
             self._values[output.name] = quantize_rows(result)
         else:
             self._values[output.name] = result
+
+    def _store_product(self, step: StepRecord, result: FloatArray, *inverse: Any) -> None:
+        """Rounded to bf16 first where each row gets a scale of its own."""
+        if step.outputs[0].dtype == "i8" and not inverse:
+            result = round_to_bfloat16(result)
+        self._store(step, result, *inverse)
 
     # ---- operations ----
 
@@ -233,7 +239,18 @@ class _Rank:
 
     def _silu_mul(self, step: StepRecord) -> None:
         gate, up = np.split(self._float(step.inputs[0]), 2, axis=1)
-        self._store(step, gate / (1 + np.exp(-gate)) * up, *step.inputs[1:])
+        self._store_product(step, gate / (1 + np.exp(-gate)) * up, *step.inputs[1:])
+
+    def _scale_columns(self, step: StepRecord) -> None:
+        x, factor, *inverse = step.inputs
+        assert isinstance(x, ValueRecord) and x.dtype == "f32"
+        self._store_product(step, self._float(x) * self._weight(factor), *inverse)
+
+    def _group_sums(self, step: StepRecord) -> None:
+        (x,) = step.inputs
+        assert isinstance(x, ValueRecord) and x.dtype in ("f32", "bf16")
+        begins = np.arange(0, x.columns, step.attributes["group"])
+        self._store(step, np.add.reduceat(self._float(x), begins, axis=1))
 
     def _gather_rows(self, step: StepRecord) -> None:
         self._store(step, self._float(step.inputs[0]))  # all rows want logits here

@@ -28,6 +28,7 @@ from enginery.builder.targets.tensorrt.segment import (
     SegmentValue,
 )
 from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.extra_nodes import with_factors
 
 # K of every layer is a multiple of 128, the block of INT4, on two ranks too.
 SIZES: dict[str, Any] = {
@@ -53,10 +54,13 @@ Reals = NDArray[np.float32]
 
 
 @functools.cache
-def tiny_segments(scheme: str, dtype: str, bias: bool, tp_size: int) -> tuple[SegmentType, ...]:
+def tiny_segments(
+    scheme: str, dtype: str, bias: bool, tp_size: int, scales_columns: bool = False
+) -> tuple[SegmentType, ...]:
     """The segment types of rank 0 of a tiny Llama, or with `bias` of a Qwen2, as the builder cuts.
 
-    Their widths differ from each other, and the vocabulary is odd.
+    Their widths differ from each other, and the vocabulary is odd. With `scales_columns`, attention
+    is multiplied by factors before `o_proj`.
     """
     with tempfile.TemporaryDirectory() as folder:
         family = "qwen2" if bias else "llama"
@@ -65,7 +69,10 @@ def tiny_segments(scheme: str, dtype: str, bias: bool, tp_size: int) -> tuple[Se
     name = {"bf16": "bfloat16", "f16": "float16"}[dtype]
     request = BuildRequest(Path(folder), dtype=name, qformat=scheme, tp_size=tp_size, sku="l40s")
     options = resolve_options(request, config, load_skus("l40s"))
-    network = shard(run_passes(build_decoder(config), options), Mapping(tp_size, 0))
+    plain = build_decoder(config)
+    if scales_columns:
+        plain = with_factors(plain)
+    network = shard(run_passes(plain, options), Mapping(tp_size, 0))
     return cut(network, options).segments
 
 
@@ -79,7 +86,7 @@ def random_operands(segment: SegmentType, rows: int, rng: np.random.Generator) -
             operands[item.name] = values.astype(NUMPY[item.dtype])
         elif item.role == "norm":
             operands[item.name] = (1 + 0.2 * rng.standard_normal(item.shape)).astype(np.float32)
-        elif item.role == "bias":
+        elif item.role in ("bias", "factor"):
             operands[item.name] = rng.standard_normal(item.shape).astype(np.float32)
         elif item.role == "weight":
             # Channels of different size, so that a scale in the wrong place shows.
@@ -167,6 +174,10 @@ def _node_reference(node: SegmentNode, read: list[Reals | None], gemm_dtype: str
         assert weight is not None
         mean = np.mean(np.square(x), axis=1, keepdims=True, dtype=np.float32)
         y = x / np.sqrt(mean + np.float32(node.epsilon)) * weight
+    elif node.op == "scale_columns":
+        factor, inverse = (*rest, None)[:2]
+        assert factor is not None
+        y = x * factor
     elif node.op == "silu_mul":
         gate, up = np.split(x, 2, axis=1)
         y, inverse = gate / (1 + np.exp(-gate)) * up, (*rest, None)[0]

@@ -160,6 +160,12 @@ class _Lowering:
     def _silu_mul(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         return (self.buffers[node.value(0)], *self._inverse(node)), {}
 
+    def _scale_columns(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
+        return (self.buffers[node.value(0)], self._tensor(node, 1), *self._inverse(node)), {}
+
+    def _group_sums(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
+        return (self.buffers[node.value(0)],), {"group": int(node.attributes["group"])}
+
     def _add(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         # The residual, input 0 of the node, is the step's output, which it adds to.
         return (self.buffers[node.value(1)],), {}

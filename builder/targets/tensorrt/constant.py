@@ -48,7 +48,7 @@ class ConstantMaker:
 
     def linear_scheme(self, weight: Weight) -> str:
         """What the codes of a linear layer's weight mean; "none" where it holds no codes."""
-        return self.scheme.name if weight.dtype in CODE_DTYPES else "none"
+        return self.scheme.computed_as if weight.dtype in CODE_DTYPES else "none"
 
     def scale(self, weight: Weight) -> Constant | None:
         """Its scale: f32 `[N]` beside quantised activations, else act `[N]` or `[N, K / block]`."""

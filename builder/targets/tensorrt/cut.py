@@ -23,7 +23,7 @@ from enginery.builder.targets.tensorrt.segment import SegmentType
 from enginery.builder.targets.tensorrt.segment_builder import SegmentBuilder
 from enginery.quantization import CODE_KV_DTYPES
 
-SEGMENT_OPS = ("rms_norm", "linear", "silu_mul", "add")
+SEGMENT_OPS = ("rms_norm", "linear", "silu_mul", "scale_columns", "add")
 
 StepOperand = Value | Constant | None
 

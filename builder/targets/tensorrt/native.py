@@ -2,8 +2,9 @@
 """Segments as lists of kernel launches: the `native` provider.
 
 A launch computes a node, or two where a kernel does both: the SiLU product is fused into the GEMM
-before it, the quantise of a norm or of that product into the kernel that computes it, and bias,
-scale and residual into the GEMM. GEMMs come in variants for few and for many rows.
+before it, the quantise of a norm, of that product or of scaled columns into the kernel that
+computes it, and bias, scale and residual into the GEMM. GEMMs come in variants for few and for
+many rows.
 """
 
 from __future__ import annotations
@@ -143,16 +144,26 @@ class _Lowering:
         x, inverse = group.node.inputs
         return self._by_chunks("quantize", _present(x=x, inverse=inverse), group.output)
 
+    def _scale_columns(self, group: _Fused) -> Launch:
+        x, factor, inverse = _padded(group.node.inputs, 3)
+        args = _present(x=x, factor=factor, inverse=inverse)
+        return self._by_chunks("scale_columns", args, group.output, "inverse")
+
     def _add(self, group: _Fused) -> Launch:
         a, b = group.node.inputs
         return self._by_chunks("add", _present(a=a, b=b), group.output)
 
-    def _by_chunks(self, spec: str, args: dict[str, str], output: SegmentValue) -> Launch:
-        """A kernel over `[rows, columns]` that takes a chunk of a row at a time."""
+    def _by_chunks(
+        self, spec: str, args: dict[str, str], output: SegmentValue, *optional: str
+    ) -> Launch:
+        """A kernel over `[rows, columns]` that takes a chunk of a row at a time.
+
+        Parameters in `optional` need not be among the arguments.
+        """
         tile = tiles.chunk_tile(output.columns)
         kernel = self.kernels.add(
             spec,
-            self._types(args, *args) | {"out": POINTERS[output.dtype]},
+            self._types(args, *args, *optional) | {"out": POINTERS[output.dtype]},
             {"COLUMNS": output.columns, "BLOCK": tile.block},
             num_warps=tile.num_warps,
         )

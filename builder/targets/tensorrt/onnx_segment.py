@@ -198,6 +198,10 @@ class _Emitter:
         product = self._op("Mul", self._op("Mul", gate, self._op("Sigmoid", gate)), up)
         return self._rounded(node, product, inverse)
 
+    def _scale_columns(self, node: SegmentNode) -> tuple[str, str]:
+        x, factor, inverse = self._operands(node, 3)
+        return self._rounded(node, self._op("Mul", self._wide(x), factor), inverse)
+
     def _quantize(self, node: SegmentNode) -> tuple[str, str]:
         x, inverse = self._operands(node, 2)
         return self._rounded(node, self._wide(x), inverse)

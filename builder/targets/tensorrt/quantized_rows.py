@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.network.weight import Weight
-from enginery.builder.targets.code_rows import fp8_rows, int4_rows
+from enginery.builder.targets.code_rows import fp8_rows, int4_rows, int8_rows
 from enginery.builder.targets.weight_rows import read_rounded, read_with_amax, round_scale
-from enginery.quantization import int8_codes, pack_int4, quantize_int8, row_scale, widen
+from enginery.quantization import int8_codes, pack_int4, row_scale, widen
 
 
 class StoredRows(NamedTuple):
@@ -48,8 +48,7 @@ def stored_rows(
     if weight.dtype == "f8e4m3":
         return StoredRows(*fp8_rows(checkpoint, rows))
     if weight.dtype == "i8" and qformat == "int8_sq":
-        values, amax = read_with_amax(checkpoint, rows)
-        return StoredRows(*quantize_int8(values, weight.name, amax))
+        return StoredRows(*int8_rows(checkpoint, rows))
     if weight.dtype == "i8":
         values, amax = read_with_amax(checkpoint, rows)
         scale = round_scale(checkpoint, rows, row_scale(values, weight.name, 127, amax), act)

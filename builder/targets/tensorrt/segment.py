@@ -41,8 +41,8 @@ class SegmentTensor:
         name: unique in the segment: `<owner>.<role>`, e.g. "qkv_proj.scale".
         dtype: as stored; `i4` holds two codes per byte along K, low nibble first.
         shape: as stored, row-major: weight `[N, K]`, scale `[N]` or `[N, K / 128]`, inverse
-            `[1]`, bias `[N]`, norm `[columns]`.
-        role: "weight", "scale", "inverse", "bias" (of a linear layer) or "norm".
+            `[1]`, bias `[N]`, factor `[K]`, norm `[columns]`.
+        role: "weight", "scale", "inverse", "bias", "factor" (of a linear layer) or "norm".
         owner: the linear layer or norm that it belongs to, in the checkpoint's words: "qkv_proj",
             "o_proj", "gate_up_proj", "down_proj", "lm_head", "input_layernorm", ...
     """
@@ -70,6 +70,8 @@ class SegmentNode:
       until it is rounded to the output's dtype. `scheme` says what the weight's codes mean.
     - `silu_mul` (gate_up `[rows, 2 F]`, inverse?) -> silu(gate) * up, gate in the first F columns;
       rounded or quantised as by `rms_norm`
+    - `scale_columns` (x act, factor f32, inverse?) -> x * factor, a factor for each column:
+      f32 arithmetic, then rounded or quantised as by `rms_norm`
     - `add` (a f32, b f32) -> a + b
 
     Codes are clamped from f32 (f8e4m3 to +-448, i8 to -128..127) and then rounded to nearest even.

@@ -45,7 +45,7 @@ class SegmentBuilder:
         """Adds a node of the network.
 
         Args:
-            node: a rms_norm, linear, silu_mul or add.
+            node: a rms_norm, linear, silu_mul, scale_columns or add.
             dtype: of its output in the segment.
             is_output: whether a step reads it.
         """
@@ -86,6 +86,11 @@ class SegmentBuilder:
 
     def _silu_mul(self, node: Node) -> SegmentNode:
         return _node("silu_mul", self._value(node.inputs[0]), None)
+
+    def _scale_columns(self, node: Node) -> SegmentNode:
+        weight = node.weight(1)
+        factor = self._tensor(self.constants.data(weight), "factor", weight.name.rsplit(".", 2)[-2])
+        return _node("scale_columns", self._value(node.inputs[0]), factor, None)
 
     def _add(self, node: Node) -> SegmentNode:
         return _node("add", self._value(node.inputs[0]), self._value(node.inputs[1]))

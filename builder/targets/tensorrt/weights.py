@@ -23,6 +23,7 @@ from enginery.builder.targets.tensorrt.constant import Constant
 from enginery.builder.targets.tensorrt.cut import CutNetwork
 from enginery.builder.targets.tensorrt.quantized_rows import stored_rows
 from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
+from enginery.quantization import SCHEMES
 
 
 class Weights:
@@ -81,7 +82,7 @@ class Weights:
         self, checkpoint: Checkpoint, weight: Weight, scale: npt.NDArray[Any]
     ) -> npt.NDArray[Any]:
         """The stored scale: where activations have codes too, of both together."""
-        if self.qformat not in ("fp8", "int8_sq"):
+        if not SCHEMES[self.qformat].has_input_scales:
             return scale
         return scale * input_scale(checkpoint, weight)
 

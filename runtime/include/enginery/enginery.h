@@ -523,9 +523,9 @@ ENGINERY_API enginery_status enginery_runtime_set_profiling(enginery_runtime* ru
 /* All calls of one kind of op in one step. Strings live as long as the enginery_profile. */
 typedef struct enginery_profile_record {
   uint64_t iteration; /* of the step, as in enginery_runtime_iterations_json */
-  /* "embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "gather_rows",
-   * "add", "all_reduce", "all_gather"; of ops that run as one "linear+silu_mul"; "rope": the step's
-   * cosines and sines; and "sample": its greedy tokens */
+  /* "embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "scale_columns",
+   * "group_sums", "gather_rows", "add", "all_reduce", "all_gather"; of ops that run as one
+   * "linear+silu_mul"; "rope": the step's cosines and sines; and "sample": its greedy tokens */
   const char* op;
   const char* role; /* of a linear's weight: "qkv_proj", "lm_head", ...; "" for other ops */
   const char* unit; /* what its products multiply: "f32", "bf16", "i8"; "": it has none */

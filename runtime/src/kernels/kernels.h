@@ -6,8 +6,8 @@
 // Every kernel computes a row (a token) in an order of floating-point operations that depends on
 // the row's length and on the table alone: not on how many rows are computed together, nor on how
 // the work is cut into calls. That is what makes a request's results independent of batch, chunking
-// and threads. Between tables, the rows that quantise, linear_i8_i8 and linear_i8_i4 agree bit for
-// bit; the others agree to rounding.
+// and threads. Between tables, the rows that quantise, add, multiply or sum groups, linear_i8_i8
+// and linear_i8_i4 agree bit for bit; the others agree to rounding.
 #ifndef ENGINERY_SRC_KERNELS_KERNELS_H_
 #define ENGINERY_SRC_KERNELS_KERNELS_H_
 
@@ -163,6 +163,12 @@ struct Kernels {
   void (*silu_mul_row)(const float* gate, const float* up, int64_t n, float* y);
   // y += x
   void (*add_row)(const float* x, int64_t n, float* y);
+  // y = x * factor; y may be x.
+  void (*multiply_row)(const float* x, const float* factor, int64_t n, float* y);
+  // y[i] = the sum of columns i * group up to the next group or n, in the order that
+  // docs/engine-format.md states (group_sums).
+  void (*group_sums_row)(const float* x, int64_t n, int64_t group, float* y);
+  void (*group_sums_bf16_row)(const uint16_t* x, int64_t n, int64_t group, float* y);
   // Rotates the pairs (x[i], x[i + head_dim / 2]) of each head by the angles whose cosines and
   // sines are given, head_dim / 2 of each.
   void (*rope_heads)(float* x, int64_t num_heads, int64_t head_dim, const float* cos,

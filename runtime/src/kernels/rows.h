@@ -76,6 +76,13 @@ void AddRow(const float* x, int64_t n, float* y) {
   });
 }
 
+void MultiplyRow(const float* x, const float* factor, int64_t n, float* y) {
+  ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    StoreFirst(y + first, count,
+               Mul(LoadFirst(x + first, count), LoadFirst(factor + first, count)));
+  });
+}
+
 void RopeHeads(float* x, int64_t num_heads, int64_t head_dim, const float* cos, const float* sin) {
   const int64_t half = head_dim / 2;
   // The angles of a piece serve all heads.

@@ -6,6 +6,7 @@
 #define ENGINERY_SRC_KERNELS_TABLE_H_
 
 #include "kernels/attention.h"
+#include "kernels/group_sums.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
 #include "kernels/linear_unpacked.h"
@@ -43,6 +44,9 @@ constexpr Kernels MakeKernels(const char* name) {
       .rms_norm_row = RmsNormRow,
       .silu_mul_row = SiluMulRow,
       .add_row = AddRow,
+      .multiply_row = MultiplyRow,
+      .group_sums_row = GroupSumsRow<float>,
+      .group_sums_bf16_row = GroupSumsRow<uint16_t>,
       .rope_heads = RopeHeads,
       .bf16_row = Bf16Row,
       .i8_row = I8Row,

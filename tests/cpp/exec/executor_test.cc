@@ -141,6 +141,11 @@ const std::map<std::string, TestModelOptions>& Schemes() {
       {"int8_wo bf16",
        {.x = DType::kBF16, .weight = DType::kI8, .kv = DType::kBF16, .tokens_per_block = 32}},
       {"int8_dynamic", {.x = DType::kI8, .weight = DType::kI8, .kv = DType::kBF16}},
+      {"f32, scaled columns, group sums", {.scales_columns = true, .group = 7}},
+      {"bf16, scaled columns, group sums",
+       {.x = DType::kBF16, .weight = DType::kBF16, .scales_columns = true, .group = 32}},
+      {"int8_dynamic, scaled columns",
+       {.x = DType::kI8, .weight = DType::kI8, .scales_columns = true}},
       {"tp 2", {.tp_size = 2}},
       {"tp 2 int8_dynamic", {.x = DType::kI8, .weight = DType::kI8, .tp_size = 2}},
   };

@@ -64,13 +64,15 @@ TEST(unknown_ops_and_versions_are_unsupported) {
 }
 
 TEST(operands_must_be_as_many_and_of_the_kind) {
-  for (const char* op :
-       {"embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul", "gather_rows"}) {
-    Refused(ENGINERY_INVALID_PROGRAM, "inputs and",
-            [&](Program& p) { Find(p, op).inputs.pop_back(); });
-    Refused(ENGINERY_INVALID_PROGRAM, "inputs and",
+  for (const char* op : {"embed", "rms_norm", "linear", "kv_append", "paged_attention", "silu_mul",
+                         "scale_columns", "group_sums", "gather_rows"}) {
+    const auto refused = [&](const std::string& part, const Damage& damage) {
+      Refused(ENGINERY_INVALID_PROGRAM, part, damage, {.scales_columns = true, .group = 8});
+    };
+    refused("inputs and", [&](Program& p) { Find(p, op).inputs.pop_back(); });
+    refused("inputs and",
             [&](Program& p) { Find(p, op).outputs.push_back(Find(p, op).outputs[0]); });
-    Refused(ENGINERY_INVALID_PROGRAM, "is not a", [&](Program& p) {
+    refused("is not a", [&](Program& p) {
       Operand& first = Find(p, op).inputs[0];
       first.kind = Operand::Kind::kAbsent;
       first.index = 0;
@@ -106,6 +108,30 @@ TEST(shapes_must_agree) {
           [](Program& p) { Output(p, "rms_norm").rows = Rows::kLogits; });
   Refused(ENGINERY_INVALID_PROGRAM, "in place",
           [](Program& p) { Find(p, "kv_append").outputs[0] = Find(p, "embed").outputs[0]; });
+}
+
+TEST(scaled_columns_and_sums_of_groups_fit_their_operands) {
+  const TestModelOptions options = {.scales_columns = true, .group = 8};
+  const auto refused = [&](const std::string& part, const Damage& damage) {
+    Refused(ENGINERY_INVALID_PROGRAM, part, damage, options);
+  };
+  refused("accepted: 1 of 108", [](Program& p) { Input(p, "scale_columns", 1).shape = {107}; });
+  refused("columns; accepted: 108", [](Program& p) { Output(p, "scale_columns").columns -= 1; });
+  refused("do not go together",
+          [](Program& p) { Output(p, "scale_columns").rows = Rows::kLogits; });
+  refused("columns; accepted: 6", [](Program& p) { Output(p, "group_sums").columns = 5; });
+  refused("do not go together", [](Program& p) { Output(p, "group_sums").rows = Rows::kLogits; });
+  refused("write over the value", [](Program& p) {
+    Step& step = Find(p, "group_sums");
+    step.attributes["group"] = int64_t{1};
+    step.outputs = step.inputs;
+  });
+  refused("\"group\" is 0; accepted: 1..16777216",
+          [](Program& p) { Find(p, "group_sums").attributes["group"] = int64_t{0}; });
+  refused("group", [](Program& p) { Find(p, "group_sums").attributes.clear(); });
+  // The first norm of codes: sums of codes would lack the scales of their rows.
+  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: f32, bf16", [](Program&) {},
+          {.x = DType::kI8, .weight = DType::kI8, .group = 8});
 }
 
 TEST(attributes_must_be_there_and_in_range) {
@@ -172,8 +198,8 @@ TEST(scales_belong_to_codes) {
   Refused(ENGINERY_INVALID_PROGRAM, "this one is fp8",
           [](Program& p) { p.attributes["kv_cache_dtype"] = "fp8"; });
   static constexpr float kOne = 1.0f, kZero = 0.0f, kInfinity = INFINITY;
-  const TestModelOptions codes = {.x = DType::kI8, .weight = DType::kI8};
-  for (const std::string_view op : {"rms_norm", "silu_mul"}) {
+  const TestModelOptions codes = {.x = DType::kI8, .weight = DType::kI8, .scales_columns = true};
+  for (const std::string_view op : {"rms_norm", "silu_mul", "scale_columns"}) {
     TestModel model(codes);
     AddScale(model.program(0), op, &kOne);
     std::string message;
@@ -185,8 +211,9 @@ TEST(scales_belong_to_codes) {
         ENGINERY_INVALID_PROGRAM, "accepted: finite numbers above 0",
         [&](Program& p) { AddScale(p, op, &kInfinity); }, codes);
     Refused(ENGINERY_INVALID_PROGRAM, "an output of f32 has no scale",
-            [&](Program& p) { AddScale(p, op, &kOne); });
-    Refused(ENGINERY_INVALID_PROGRAM, "inputs", [&](Program& p) { Find(p, op).version = 2; });
+            [&](Program& p) { AddScale(p, op, &kOne); }, {.scales_columns = true});
+    Refused(ENGINERY_INVALID_PROGRAM, "inputs", [&](Program& p) { Find(p, op).version = 2; },
+            {.scales_columns = true});
   }
 }
 

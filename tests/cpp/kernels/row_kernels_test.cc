@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -74,6 +76,69 @@ TEST(add_and_rope_agree_with_double) {
         CHECK_NEAR(rotated[b], x[b] * cos[angle] + x[a] * sin[angle], 1e-6);
         CHECK_EQ(sum[a], x[a] + rotated[a]);
         CHECK_EQ(sum[b], x[b] + rotated[b]);
+      }
+    }
+  }
+}
+
+TEST(a_row_is_multiplied_by_a_factor_for_each_column) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const int64_t n : kLengths) {
+      const auto x = RandomFloats(n, static_cast<uint32_t>(n), 3.0f);
+      const auto factor = RandomFloats(n, static_cast<uint32_t>(n) + 1);
+      std::vector<float> y(x.size() + 1, 7.0f);
+      kernels->multiply_row(x.data(), factor.data(), n, y.data());
+      for (size_t i = 0; i < x.size(); ++i) CHECK_EQ(y[i], x[i] * factor[i]);
+      CHECK_EQ(y.back(), 7.0f);  // nothing past the end
+      std::vector<float> in_place = x;
+      kernels->multiply_row(in_place.data(), factor.data(), n, in_place.data());
+      y.pop_back();
+      CHECK(SameBits(in_place, y));
+    }
+  }
+}
+
+// As docs/engine-format.md says it: column by column, then halves onto halves.
+float GroupSum(const float* x, int64_t n) {
+  std::array<float, 16> partial{};
+  for (int64_t i = 0; i < n; ++i) partial[static_cast<size_t>(i % 16)] += x[i];
+  for (size_t half = 8; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
+  }
+  return partial[0];
+}
+
+TEST(sums_of_groups_are_bit_equal_on_every_instruction_set) {
+  for (const int64_t n : kLengths) {
+    const auto x = RandomFloats(n, static_cast<uint32_t>(n), 3.0f);
+    std::vector<uint16_t> rounded;
+    std::vector<float> widened;
+    for (const float value : x) {
+      rounded.push_back(ToBf16(value));
+      widened.push_back(FromBf16(rounded.back()));
+    }
+    for (const int64_t group : {1, 2, 15, 16, 17, 32, 100, 128, 1000}) {
+      std::vector<float> expected, of_bf16;
+      for (int64_t begin = 0; begin < n; begin += group) {
+        const int64_t count = std::min(group, n - begin);
+        expected.push_back(GroupSum(x.data() + begin, count));
+        of_bf16.push_back(GroupSum(widened.data() + begin, count));
+        double sum = 0, magnitude = 0;
+        for (int64_t i = begin; i < begin + count; ++i) {
+          const auto value = static_cast<double>(x[static_cast<size_t>(i)]);
+          sum += value;
+          magnitude += std::fabs(value);
+        }
+        CHECK_NEAR(expected.back(), sum, 1e-6 * magnitude);
+      }
+      for (const Kernels* kernels : AvailableKernels()) {
+        std::vector<float> y(expected.size() + 1, 7.0f);
+        kernels->group_sums_row(x.data(), n, group, y.data());
+        CHECK_EQ(y.back(), 7.0f);  // nothing past the end
+        y.pop_back();
+        CHECK(SameBits(y, expected));
+        kernels->group_sums_bf16_row(rounded.data(), n, group, y.data());
+        CHECK(SameBits(y, of_bf16));
       }
     }
   }

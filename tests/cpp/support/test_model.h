@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct TestModelOptions {
   int64_t tokens_per_block = 16;
   int64_t tp_size = 1;
   int64_t num_layers = 2;
+  bool scales_columns = false;  // of what the output projection reads
+  int64_t group = 0;            // the norms' sums in such groups feed qkv; 0: they do not
 };
 
 class TestModel {
@@ -94,14 +97,15 @@ class TestModel {
   }
 
   void AddLinear(Program& program, Operand x, const Rows2d& w, Operand y, bool accumulate,
-                 Operand bias = kAbsent) {
+                 Operand bias = kAbsent, std::optional<DType> stored_as = std::nullopt) {
+    const DType dtype = stored_as.value_or(options_.weight);
     const auto n = static_cast<int64_t>(w.size());
     const auto k = static_cast<int64_t>(w[0].size());
     const std::vector<uint64_t> shape = {w.size(), w[0].size()};
     Operand weight;
     Operand scale = kAbsent;
     Operand sums = kAbsent;
-    if (options_.weight == DType::kI8) {
+    if (dtype == DType::kI8) {
       std::vector<int8_t> q;
       std::vector<float> scales;
       std::vector<int32_t> column_sums;
@@ -118,7 +122,7 @@ class TestModel {
       weight = Constant(program, DType::kI8, Layout::kN16K4, shape, Pack(q, n, k, 4));
       scale = Vector(program, DType::kF32, scales);
       sums = Vector(program, DType::kI32, column_sums);
-    } else if (options_.weight == DType::kBF16) {
+    } else if (dtype == DType::kBF16) {
       std::vector<uint16_t> flat;
       for (const auto& row : w) {
         for (const float value : row) flat.push_back(ToBf16(value));
@@ -150,7 +154,8 @@ class TestModel {
     };
     const Operand norm = value("norm", options_.x, kHidden);
     const Operand qkv = value("qkv", DType::kF32, (heads + 2 * kv_heads) * kHeadDim);
-    const Operand context = value("context", options_.x, heads * kHeadDim);
+    const DType context_dtype = options_.scales_columns ? DType::kF32 : options_.x;
+    Operand context = value("context", context_dtype, heads * kHeadDim);
     const Operand partial = value("partial", DType::kF32, kHidden);
     const Operand gate_up = value("gate_up", DType::kF32, 2 * width);
     const Operand act = value("act", options_.x, width);
@@ -169,6 +174,14 @@ class TestModel {
                          RandomFloats(static_cast<int64_t>(qkv_weight.size()), seed + 4, 0.1f))
                 : kAbsent;
     AddLinear(program, norm, qkv_weight, qkv, false, bias);
+    if (options_.group > 0) {
+      const int64_t num_groups = (kHidden + options_.group - 1) / options_.group;
+      const Operand sums = value("sums", DType::kF32, num_groups);
+      AddStep(program, "group_sums", {norm}, {sums}, {{"group", options_.group}});
+      const auto num_outputs = static_cast<int64_t>(qkv_weight.size());
+      AddLinear(program, sums, Weight(num_outputs, num_groups, seed + 12), qkv, true, kAbsent,
+                DType::kF32);
+    }
     const Operand q_norm = options_.qk_norm ? Norm(program, kHeadDim, seed + 5) : kAbsent;
     const Operand k_norm = options_.qk_norm ? Norm(program, kHeadDim, seed + 6) : kAbsent;
     AddStep(program, "kv_append", {qkv, inv_freq, q_norm, k_norm}, {qkv},
@@ -178,6 +191,15 @@ class TestModel {
              {"scale", 1 / std::sqrt(static_cast<double>(kHeadDim))},
              {"sliding_window", options_.sliding_window}});
     const int64_t o_width = heads * kHeadDim;
+    if (options_.scales_columns) {
+      const auto factors = RandomFloats(kHeads * kHeadDim, seed + 13, 2.0f);
+      const auto first = factors.begin() + rank * o_width;
+      const Operand scaled = value("scaled", options_.x, o_width);
+      const Operand factor =
+          Vector(program, DType::kF32, std::vector<float>(first, first + o_width));
+      AddStep(program, "scale_columns", {context, factor}, {scaled});
+      context = scaled;
+    }
     AddResidual(program, context,
                 ColumnSlice(Weight(kHidden, kHeads * kHeadDim, seed + 7), rank * o_width,
                             (rank + 1) * o_width),

@@ -58,6 +58,11 @@ def row_job(capability: tuple[int, int], spec: str) -> CompileJob:
             row.num_warps,
         ),
         "quantize": ({"x": BF16, "inverse": "*fp32", "out": eight_bits}, chunks, chunk.num_warps),
+        "scale_columns": (
+            {"x": BF16, "factor": "*fp32", "inverse": "*fp32", "out": eight_bits},
+            chunks,
+            chunk.num_warps,
+        ),
         "add": ({"a": "*fp32", "b": "*fp32", "out": "*fp32"}, chunks, chunk.num_warps),
     }
     types, constants, num_warps = known[spec]
@@ -90,7 +95,8 @@ def check(kernel: jobs.CompiledKernel, job: CompileJob) -> None:
 
 def test_one_of_each_kernel(tmp_path: Path) -> None:
     """The largest tiles, which are those that could spill."""
-    todo = [row_job((9, 0), "quantize"), row_job((9, 0), "add"), sample_job((9, 0), 512)]
+    todo = [row_job((9, 0), spec) for spec in ("quantize", "scale_columns", "add")]
+    todo.append(sample_job((9, 0), 512))
     for capability, operands, spec in (
         ((8, 0), "int8", "gemm"),
         ((8, 9), "fp8", "gemm_swiglu"),

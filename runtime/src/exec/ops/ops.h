@@ -15,6 +15,8 @@ PreparedStep PrepareLinear(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan);
 PreparedStep PreparePagedAttention(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan);
+PreparedStep PrepareScaleColumns(const StepReader& step, PlanBuilder& plan);
+PreparedStep PrepareGroupSums(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareGatherRows(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareAllReduce(const StepReader& step, PlanBuilder& plan);
 PreparedStep PrepareAllGather(const StepReader& step, PlanBuilder& plan);

@@ -55,6 +55,21 @@ inline void StoreRow(const StepContext& context, const float* from, const Matrix
   }
 }
 
+// Of the thread's scratch, for StoreProductRow.
+constexpr int64_t ProductScratchBytes(int64_t columns) { return columns * (4 + 2); }
+
+// As StoreRow, for products: those that get a scale of their row are rounded to bf16 before it is
+// found, as where they are stored so on the way (linear_silu_mul.cc).
+inline void StoreProductRow(const StepContext& context, float* from, const Matrix& to, DType dtype,
+                            int64_t row, int64_t columns, float inverse_scale) {
+  if (dtype != DType::kI8 || inverse_scale > 0.0f) {
+    return StoreRow(context, from, to, dtype, row, columns, inverse_scale);
+  }
+  uint16_t* rounded = reinterpret_cast<uint16_t*>(from + columns);
+  context.kernels.bf16_row(from, columns, rounded);
+  context.kernels.quantize_bf16_row(rounded, columns, to.row<uint8_t>(row), &to.scales[row]);
+}
+
 // The inverse of a static scale of `y`: input `input` of a step of version 2; 0 where there is
 // none.
 inline float ReadInverseScale(const StepReader& step, size_t input, const ValueOperand& y) {

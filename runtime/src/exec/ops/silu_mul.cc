@@ -17,13 +17,7 @@ class SiluMul final : public Op {
       const float* gate = x.row<float>(row);
       float* product = RowInF32(context, y, y_.dtype, row, thread);
       context.kernels.silu_mul_row(gate, gate + y_.columns, y_.columns, product);
-      if (y_.dtype == DType::kI8 && inverse_scale_ == 0.0f) {
-        uint16_t* rounded = reinterpret_cast<uint16_t*>(product + y_.columns);
-        context.kernels.bf16_row(product, y_.columns, rounded);
-        context.kernels.quantize_bf16_row(rounded, y_.columns, y.row<uint8_t>(row), &y.scales[row]);
-      } else {
-        StoreRow(context, product, y, y_.dtype, row, y_.columns, inverse_scale_);
-      }
+      StoreProductRow(context, product, y, y_.dtype, row, y_.columns, inverse_scale_);
     });
   }
 
@@ -47,7 +41,7 @@ ValueOperand ReadSiluMul(const StepReader& step) {
 
 PreparedStep PrepareSiluMul(const StepReader& step, PlanBuilder& plan) {
   const ValueOperand y = ReadSiluMul(step);
-  plan.RequireThreadScratch(y.columns * (4 + 2));
+  plan.RequireThreadScratch(ProductScratchBytes(y.columns));
   return std::make_unique<SiluMul>(step.input(0, {DType::kF32}), y, ReadInverseScale(step, 1, y));
 }
 

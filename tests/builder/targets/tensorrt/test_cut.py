@@ -17,6 +17,7 @@ from enginery.builder.sharding.shard import shard
 from enginery.builder.targets.tensorrt.cut import CutNetwork, cut
 from enginery.builder.targets.tensorrt.segment import SegmentNode, SegmentType, SegmentValue
 from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.extra_nodes import add_factors, builds_with, with_factors
 from tests.support.scales import add_scales
 
 
@@ -26,6 +27,11 @@ def cut_tiny(
     """Cuts a rank of a tiny checkpoint; `options` also go to the checkpoint where it has them."""
     checkpoint = {name: options.pop(name) for name in ("tie", "sliding_window") if name in options}
     write_tiny_checkpoint(directory, family, num_layers=num_layers, **checkpoint)
+    return cut_checkpoint(directory, rank, **options)
+
+
+def cut_checkpoint(directory: Path, rank: int = 0, **options: Any) -> CutNetwork:
+    """Cuts a rank of a checkpoint that is there."""
     add_scales(directory, options.get("qformat", ""), options.get("kv_cache_dtype", ""))
     planned = plan_build(BuildRequest(directory, sku="h100", **options))
     mapping = Mapping(planned.options.tp_size, rank)
@@ -125,6 +131,35 @@ def test_activations_are_quantised_by_what_computes_them(
     # The output projection stays in the build dtype.
     (norm, head) = segment_of(network, "head").nodes
     assert (head.scheme, norm.inputs[2], norm.output.dtype) == ("none", None, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("qformat", "inverse", "dtype"),
+    [("none", None, "bf16"), ("int8_sq", "o_proj.inverse", "i8"), ("int8_wo", None, "bf16")],
+)
+def test_attention_is_scaled_where_its_layer_reads_it(
+    tmp_path: Path, qformat: str, inverse: str | None, dtype: str
+) -> None:
+    add_factors(write_tiny_checkpoint(tmp_path, "llama", num_layers=3))
+    with builds_with("build_decoder", with_factors):
+        network = cut_checkpoint(tmp_path, qformat=qformat)
+        assert [segment.name for segment in network.segments] == ["first", "middle", "last", "head"]
+        middle = segment_of(network, "middle")
+        scaling, output = middle.nodes[:2]
+        assert (scaling.op, scaling.inputs) == (
+            "scale_columns", ("attention", "o_proj.factor", inverse),
+        )  # fmt: skip
+        assert scaling.output == SegmentValue("scaled", dtype, "tokens", 128)
+        assert (output.op, output.inputs[0]) == ("linear", "scaled")
+        factor = next(t for t in middle.tensors if t.name == "o_proj.factor")
+        assert (factor.dtype, factor.shape, factor.role) == ("f32", (128,), "factor")
+        # Attention passes between steps as without.
+        assert middle.values[0] == SegmentValue("attention", "bf16", "tokens", 128)
+
+        network = cut_checkpoint(tmp_path, 1, qformat=qformat, tp_size=2)
+        assert network.segments[1].name == "output"
+        shapes = {tensor.name: tensor.shape for tensor in network.segments[1].tensors}
+        assert (shapes["o_proj.factor"], shapes["o_proj.weight"]) == ((64,), (128, 64))
 
 
 @pytest.mark.parametrize(

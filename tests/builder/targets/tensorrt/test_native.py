@@ -15,8 +15,11 @@ SCHEMES = ["none", "int8_wo", "int4_wo", "fp8", "int8_sq"]
 HOPPER = (9, 0)
 
 
-def segments(scheme: str, dtype: str = "bf16", bias: bool = False) -> dict[str, SegmentType]:
-    return {segment.name: segment for segment in tiny_segments(scheme, dtype, bias, 1)}
+def segments(
+    scheme: str, dtype: str = "bf16", bias: bool = False, scales_columns: bool = False
+) -> dict[str, SegmentType]:
+    made = tiny_segments(scheme, dtype, bias, 1, scales_columns)
+    return {segment.name: segment for segment in made}
 
 
 def lower(
@@ -36,15 +39,20 @@ def test_a_middle_segment_takes_six_launches_and_codes_need_one_more() -> None:
         native, kernels = lower(segments(scheme)["middle"])
         quantises = scheme in ("fp8", "int8_sq")
         assert specs(native, kernels) == ["quantize"] * quantises + plain, scheme
+        # What scales columns quantises them too.
+        native, kernels = lower(segments(scheme, scales_columns=True)["middle"])
+        assert specs(native, kernels) == ["scale_columns", *plain], scheme
+        assert ("inverse" in native.launches[0].args) == quantises
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scales_columns", [False, True])
 def test_every_launch_passes_operands_that_are_there_with_their_types(
-    scheme: str, dtype: str, bias: bool
+    scheme: str, dtype: str, bias: bool, scales_columns: bool
 ) -> None:
-    for segment in segments(scheme, dtype, bias).values():
+    for segment in segments(scheme, dtype, bias, scales_columns).values():
         native, kernels = lower(segment)
         there = {item.name: item.dtype for item in (*segment.inputs, *segment.outputs)}
         there |= {value.name: value.dtype for value in native.scratch}

@@ -72,14 +72,16 @@ def relative_error(actual: Array, expected: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(wide - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("tp_size", [1, 2])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("bias", "tp_size", "scales_columns"),
+    [(False, 1, False), (False, 2, False), (True, 1, False), (True, 2, False), (False, 1, True)],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_numbers_are_those_of_the_reference(
-    scheme: str, dtype: str, bias: bool, tp_size: int
+    scheme: str, dtype: str, bias: bool, tp_size: int, scales_columns: bool
 ) -> None:
-    for segment in tiny_segments(scheme, dtype, bias, tp_size):
+    for segment in tiny_segments(scheme, dtype, bias, tp_size, scales_columns):
         for rows in (1, 7):
             operands = random_operands(segment, rows, np.random.default_rng(rows))
             actual = run(segment, dtype, operands, rows)
@@ -95,7 +97,7 @@ def test_numbers_are_those_of_the_reference(
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_wrong_operand_shows(scheme: str) -> None:
     # The control of the test above: its tolerance tells one tensor of many from another.
-    segment = tiny_segments(scheme, "f16", bias=True, tp_size=1)[1]
+    segment = tiny_segments(scheme, "f16", bias=True, tp_size=1, scales_columns=True)[1]
     operands = random_operands(segment, 5, np.random.default_rng(0))
     expected = reference(segment, operands, "f16")
     for item in segment.tensors:
