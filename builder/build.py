@@ -19,8 +19,10 @@ from pathlib import Path
 from enginery.builder.cache import Cache, default_cache_dir
 from enginery.builder.checkpoint.checkpoint import Checkpoint, has_weights
 from enginery.builder.checkpoint.config import ModelConfig, read_config
-from enginery.builder.checkpoint.expected import CheckedTensors, check_tensors
+from enginery.builder.checkpoint.expected import check_tensors
+from enginery.builder.checkpoint.quantized import CheckedTensors
 from enginery.builder.checkpoint.scales import check_scales
+from enginery.builder.engine.calibration_record import read_calibration_record
 from enginery.builder.engine.container import Header
 from enginery.builder.engine.description import checkpoint_identity, engine_config, manifest
 from enginery.builder.engine.directory import (
@@ -30,6 +32,12 @@ from enginery.builder.engine.directory import (
     check_output,
 )
 from enginery.builder.engine.rank_file import rank_file_name, write_rank_file
+from enginery.builder.exclusion import (
+    excluded_weights,
+    linear_nodes,
+    module_of,
+    whole_stacks,
+)
 from enginery.builder.memory_plan import MemoryPlan, Workspace, plan_memory
 from enginery.builder.models.decoder import build_decoder
 from enginery.builder.network.network import Network
@@ -37,6 +45,8 @@ from enginery.builder.network.passes.fuse_gate_up import fuse_gate_up
 from enginery.builder.network.passes.fuse_qkv import fuse_qkv
 from enginery.builder.network.passes.fuse_residual import fuse_residual
 from enginery.builder.network.passes.quantize import quantize
+from enginery.builder.network.passes.smooth import smooth
+from enginery.builder.network.passes.split_zero_points import split_zero_points
 from enginery.builder.network.verifier import verify
 from enginery.builder.options import ENGINE_DTYPES, BuildOptions, BuildRequest, resolve_options
 from enginery.builder.progress import WEIGHTS, Progress, no_progress
@@ -76,8 +86,8 @@ class PlannedBuild:
         payloads: the lowered network of each rank.
         tokens: the vocabulary's bytes.
         plans: memory of the engine when it runs, for each SKU.
-        checked: scales that the build reads, and what it leaves unread; None where the checkpoint
-            has no weights, only a configuration, of which a plan can be made all the same.
+        checked: what the checkpoint brings for the scheme; None where it has no weights, only a
+            configuration, of which a plan can be made all the same.
     """
 
     request: BuildRequest
@@ -111,6 +121,13 @@ class PlannedBuild:
     def has_weights(self) -> bool:
         """Whether the checkpoint's weights are there."""
         return self.checked is not None
+
+    @property
+    def excluded_modules(self) -> tuple[str, ...]:
+        """Linear modules that stay in the build dtype though the scheme quantises their kind."""
+        excluded = frozenset() if self.checked is None else self.checked.excluded
+        linears = linear_nodes(build_decoder(self.config))
+        return tuple(module_of(node) for node in linears if node.weight(1).name in excluded)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -154,14 +171,18 @@ def plan_build(request: BuildRequest, *, reads_weights: bool = True) -> PlannedB
         check_output(request.output, overwrite=request.overwrite)
 
     plain = verify(build_decoder(config), after="models")
+    excluded = excluded_weights(plain, options.exclude_modules)
     checked = None
     if reads_weights and (request.output is not None or has_weights(request.model)):
-        with Checkpoint(request.model) as checkpoint:
-            checked = check_tensors(checkpoint, plain, options.qformat, options.kv_cache_dtype)
-    network = run_passes(plain, options)
+        with Checkpoint(request.model, config.stored_as) as checkpoint:
+            checked = check_tensors(
+                checkpoint, plain, options.qformat, options.kv_cache_dtype, excluded
+            )
+    found = checked or CheckedTensors(excluded=whole_stacks(plain, excluded))
+    network = run_passes(plain, options, found)
 
     mappings = [Mapping(options.tp_size, rank) for rank in range(options.tp_size)]
-    parts = [verify(shard(network, mapping), after="sharding") for mapping in mappings]
+    parts = [_part(network, mapping, found) for mapping in mappings]
     target = TARGETS[skus[0].target]
     payloads = tuple(target.lower(part, options) for part in parts)
 
@@ -177,13 +198,29 @@ def plan_build(request: BuildRequest, *, reads_weights: bool = True) -> PlannedB
     )
 
 
-def run_passes(network: Network, options: BuildOptions) -> Network:
-    """Runs all rewrites in order, verifying the network after each."""
+def run_passes(
+    network: Network, options: BuildOptions, checked: CheckedTensors | None = None
+) -> Network:
+    """Runs all rewrites in order, verifying the network after each.
+
+    Args:
+        network: plain.
+        options: dtype and scheme.
+        checked: what the checkpoint brings; None: nothing but values.
+    """
+    checked = checked or CheckedTensors()
+    network = verify(smooth(network, checked.smoothed), after="smooth")
     network = verify(fuse_qkv(network), after="fuse_qkv")
     network = verify(fuse_gate_up(network), after="fuse_gate_up")
     network = verify(fuse_residual(network), after="fuse_residual")
     dtype, scheme = ENGINE_DTYPES[options.dtype], SCHEMES[options.qformat]
-    return verify(quantize(network, dtype, scheme), after="quantize")
+    return verify(quantize(network, dtype, scheme, checked.excluded), after="quantize")
+
+
+def _part(network: Network, mapping: Mapping, checked: CheckedTensors) -> Network:
+    """A rank's part of a network after all passes."""
+    part = verify(shard(network, mapping), after="sharding")
+    return verify(split_zero_points(part, checked.with_zero_points), after="split_zero_points")
 
 
 def build(
@@ -210,7 +247,7 @@ def build(
     assert request.output is not None and planned.checked is not None
     version = importlib.metadata.version("enginery")
     with (
-        Checkpoint(request.model) as checkpoint,
+        Checkpoint(request.model, planned.config.stored_as) as checkpoint,
         EngineDirectory(request.output, overwrite=request.overwrite) as directory,
         ThreadPoolExecutor(1) as background,
     ):
@@ -221,7 +258,9 @@ def build(
         progress(WEIGHTS, 0, planned.weight_bytes)
         artifacts.make(progress)
         file_bytes = _write_ranks(planned, artifacts, checkpoint, directory.path, version, progress)
-        directory.write_json(CONFIG_FILE, engine_config(planned.config, options, version))
+        directory.write_json(
+            CONFIG_FILE, engine_config(planned.config, options, planned.excluded_modules, version)
+        )
         if not request.skip_tokenizer:
             _copy_tokenizer(request.model, directory.path)
         if examine is not None:
@@ -232,6 +271,7 @@ def build(
             variant=planned.payloads[0].variant,
             options=options,
             checkpoint=identity.result(),
+            calibration=read_calibration_record(request.model),
             plans={sku.name: plan for sku, plan in zip(planned.skus, planned.plans, strict=True)},
             version=version,
             compiled=artifacts.manifest(),

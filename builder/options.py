@@ -30,14 +30,17 @@ class BuildRequest:
         output: engine directory to write; None to plan alone.
         sku: name of the SKU to build for, or several of one target with commas between.
         dtype: "float32", "bfloat16", "float16" or "auto" (as the checkpoint).
-        qformat: quantisation scheme, a key of `enginery.quantization.SCHEMES`.
+        qformat: quantisation scheme, a key of `enginery.quantization.SCHEMES`, or "auto": the one
+            that keeps the checkpoint's codes, "none" where it has none.
+        exclude_modules: patterns of linear modules that stay in the build dtype, as in a shell.
         tp_size: number of tensor-parallel ranks.
         max_batch_size: sequences in one step.
         max_num_tokens: packed tokens in one step.
         max_seq_len: tokens of one sequence, prompt and output.
         max_input_len: tokens of one prompt.
         tokens_per_block: tokens of one KV block.
-        kv_cache_dtype: a dtype, "fp8", "int8" or "auto" (the build dtype).
+        kv_cache_dtype: a dtype, "fp8", "int8" or "auto": what the checkpoint was calibrated for,
+            and else the build dtype.
         kv_cache_bytes: bytes to plan for the KV cache; None plans a share of the memory.
         overwrite: whether an engine directory that is there may be replaced.
         skip_tokenizer: build without a tokenizer; the engine then takes and gives token ids only.
@@ -49,7 +52,8 @@ class BuildRequest:
     output: Path | None = None
     sku: str = "cpu"
     dtype: str = "bfloat16"
-    qformat: str = "none"
+    qformat: str = "auto"
+    exclude_modules: tuple[str, ...] = ()
     tp_size: int = 1
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
@@ -81,6 +85,7 @@ class BuildOptions:
     max_input_len: int
     tokens_per_block: int
     kv_cache_dtype: str
+    exclude_modules: tuple[str, ...] = ()
 
 
 def resolve_options(
@@ -132,8 +137,15 @@ def resolve_options(
         return min(int(getattr(sku, name)) for sku in skus)
 
     dtype = resolve_dtype(request.dtype, config, skus)
-    is_auto = request.kv_cache_dtype == "auto"
-    kv_cache_dtype = dtype if is_auto else request.kv_cache_dtype
+    stored_as = config.stored_as
+    qformat = request.qformat
+    if qformat == "auto":
+        qformat = "none" if stored_as is None else stored_as.qformat
+    kv_cache_dtype = request.kv_cache_dtype
+    if kv_cache_dtype == "auto" and stored_as is not None and stored_as.kv_cache_dtype:
+        kv_cache_dtype = stored_as.kv_cache_dtype
+    is_auto = kv_cache_dtype == "auto"
+    kv_cache_dtype = dtype if is_auto else kv_cache_dtype
     # A dtype that is refused itself is not refused a second time, under a name nobody gave.
     if not is_auto or all(dtype in sku.dtypes for sku in skus):
         kv_cache_dtype = choice("kv_cache_dtype", kv_cache_dtype)
@@ -147,7 +159,7 @@ def resolve_options(
         )
         max_seq_len = None
     max_seq_len = count("max_seq_len", max_seq_len, config.max_position_embeddings)
-    scheme = SCHEMES.get(request.qformat)
+    scheme = SCHEMES.get(qformat)
     if scheme is not None and scheme.dtypes is not None and dtype not in scheme.dtypes:
         problems.add(
             "dtype",
@@ -157,7 +169,7 @@ def resolve_options(
     options = BuildOptions(
         sku=",".join(sku.name for sku in skus),
         dtype=choice("dtype", dtype),
-        qformat=choice("qformat", request.qformat),
+        qformat=choice("qformat", qformat),
         tp_size=count("tp_size", request.tp_size, 1, MAX_TP_SIZE),
         max_batch_size=count(
             "max_batch_size", request.max_batch_size, least("max_batch_size"), MAX_BATCH_SIZE
@@ -169,6 +181,7 @@ def resolve_options(
             "tokens_per_block", request.tokens_per_block, least("tokens_per_block")
         ),
         kv_cache_dtype=kv_cache_dtype,
+        exclude_modules=tuple(request.exclude_modules),
     )
     if options.max_input_len > options.max_seq_len:
         problems.add(

@@ -11,7 +11,7 @@ from typing import Any
 
 from enginery.builder.build import PlannedBuild, plan_build
 from enginery.builder.engine.container import Section, bytes_section
-from enginery.builder.engine.directory import MANIFEST_FILE
+from enginery.builder.engine.directory import CONFIG_FILE, MANIFEST_FILE
 from enginery.builder.engine.program import Program
 from enginery.builder.engine.rank_file import WEIGHTS_SECTION
 from enginery.builder.errors import OptionError, Problem
@@ -89,6 +89,8 @@ def _request(
 ) -> BuildRequest:
     """The options that the engine was built with, for another checkpoint."""
     info = engine.info
+    pretrained = _read_json(engine_path, CONFIG_FILE).get("pretrained_config", {})
+    excluded = pretrained.get("quantization", {}).get("exclude_modules", [])
     return BuildRequest(
         model=model,
         output=output,
@@ -102,6 +104,7 @@ def _request(
         max_input_len=info.max_input_len,
         tokens_per_block=info.tokens_per_block,
         kv_cache_dtype=info.kv_cache_dtype,
+        exclude_modules=tuple(map(str, excluded)),
         overwrite=overwrite,
         skip_tokenizer=not (engine_path / TOKENIZER_FILE).exists(),
     )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.fields import read_json_object
+from enginery.builder.checkpoint.imports.format import Format
+from enginery.builder.checkpoint.imports.modelopt import ModelOpt
+from enginery.builder.checkpoint.imports.stored_weight import TensorInfo
+from enginery.builder.checkpoint.imports.values import VALUE_DTYPES
 from enginery.builder.checkpoint.safetensors import (
     MAX_HEADER_BYTES,
     SafetensorsFile,
@@ -22,46 +25,62 @@ from enginery.quantization import bfloat16_to_float32
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-# dtypes of tensors that are values by themselves; FP8 codes mean something with a scale alone.
-VALUE_DTYPES = ("F32", "F16", "BF16")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """dtype ("F32", "F16", "BF16" or "F8_E4M3" where it can be imported) and shape of a tensor."""
+class RawTensors:
+    """The tensors of a checkpoint's files; see `imports.stored_weight.RawTensors`."""
 
-    dtype: str
-    shape: tuple[int, ...]
+    def __init__(self, file_of: Mapping[str, SafetensorsFile]) -> None:
+        self._file_of = file_of
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(file.tensors[name].dtype, file.tensors[name].shape)
+            for name, file in file_of.items()
+        }
+
+    def read(
+        self, name: str, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> npt.NDArray[Any]:
+        """A read-only view of part of a tensor as it is stored."""
+        array = self._file_of[name].read(name)
+        if array.ndim == 2:
+            return array[rows, columns]
+        return array[rows] if array.ndim else array
 
 
 class Checkpoint:
     """The weights of a checkpoint directory, mapped and read by slices.
 
+    A weight that is stored as codes is one tensor under the name that it had unquantised, whatever
+    the files hold in its place.
+
     Attributes:
         directory: where it is.
         files: the weight files, in the order in which they are hashed.
         tensors: dtype and shape by tensor name.
+        stored: the weights that are codes, by name.
+
+    Args:
+        directory: where it is.
+        stored_as: how quantised weights are stored, `ModelConfig.stored_as`.
 
     Raises:
         CheckpointError: from the constructor, when the files are missing, malformed, or not what
-            the index says.
+            the index or the format says.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stored_as: Format | None = None) -> None:
         self.directory = directory
         self._files: dict[str, SafetensorsFile] = {}
         self._file_of: dict[str, SafetensorsFile] = {}
         try:
             self._open(_weight_map(directory))
+            self._raw = RawTensors(self._file_of)
+            self._read_format(stored_as or ModelOpt())
         except CheckpointError:
             self.close()
             raise
         self.files = [file.path for file in self._files.values()]
-        self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(file.tensors[name].dtype, file.tensors[name].shape)
-            for name, file in self._file_of.items()
-        }
 
     def __enter__(self) -> Self:
         return self
@@ -84,23 +103,26 @@ class Checkpoint:
     ) -> npt.NDArray[Any]:
         """Returns a read-only view of part of a tensor as it is stored.
 
-        bfloat16 is uint16, FP8 uint8.
+        bfloat16 is uint16.
 
         Args:
-            name: a name in `tensors`.
+            name: a name in `tensors`, not in `stored`.
             rows: of dimension 0.
             columns: of dimension 1; only for tensors of rank 2.
         """
-        array = self._file_of[name].read(name)
-        return array[rows, columns] if array.ndim == 2 else array[rows]
+        return self._raw.read(self._renamed.get(name, name), rows, columns)
 
     def read_float32(
         self, name: str, rows: slice = slice(None), columns: slice = slice(None)
     ) -> npt.NDArray[np.float32]:
-        """As `read`, converted exactly to float32 where it is stored in another dtype.
+        """As `read`, converted exactly to float32; of codes the values that they stand for.
 
-        Not for FP8, whose codes mean something with their scale alone.
+        Raises:
+            CheckpointError: scales of codes are not what their format says.
         """
+        if name in self.stored:
+            num_rows, depth = self.stored[name].shape
+            return self.stored[name].float32(rows.indices(num_rows)[:2], columns.indices(depth)[:2])
         assert self.tensors[name].dtype in VALUE_DTYPES
         stored = self.read(name, rows, columns)
         if self.tensors[name].dtype == "BF16":
@@ -109,11 +131,16 @@ class Checkpoint:
 
     def read_scalar(self, name: str) -> np.float32:
         """The value of a tensor with one element, of any rank."""
-        stored = self._file_of[name].read(name).reshape(-1)
+        stored = self.read(name).reshape(-1)
         assert stored.size == 1
         if self.tensors[name].dtype == "BF16":
             return np.float32(bfloat16_to_float32(stored)[0])
         return np.float32(stored[0])
+
+    def pre_quant_scale(self, weight: str) -> npt.NDArray[np.float32] | None:
+        """What the input of a weight's module is multiplied by first, `[K]`; None: nothing."""
+        name = pre_quant_scale_name(weight)
+        return self.read_float32(name).reshape(-1) if name in self.tensors else None
 
     def tensor_bytes(self) -> dict[str, int]:
         """Size of each tensor as it is stored."""
@@ -144,6 +171,25 @@ class Checkpoint:
             if tensor not in self._file_of:
                 problems.add(tensor, f"is in {INDEX_FILE} but in none of the files")
         problems.raise_if_any()
+
+    def _read_format(self, stored_as: Format) -> None:
+        problems = Problems(f"{self.directory} ({stored_as.name})", CheckpointError)
+        self.stored = stored_as.weights(self._raw, problems)
+        self._renamed = stored_as.renamed(self._raw)
+        problems.raise_if_any()
+        hidden = {name for weight in self.stored.values() for name in weight.tensors}
+        hidden |= {*self._renamed.values(), *stored_as.surplus(self._raw)}
+        tensors = {name: info for name, info in self._raw.tensors.items() if name not in hidden}
+        for name, raw_name in self._renamed.items():
+            tensors[name] = self._raw.tensors[raw_name]
+        for name, weight in self.stored.items():
+            tensors[name] = TensorInfo(weight.dtype, weight.shape)
+        self.tensors: Mapping[str, TensorInfo] = tensors
+
+
+def pre_quant_scale_name(weight: str) -> str:
+    """The tensor that smooths the input of the module whose weight is named `weight`."""
+    return f"{weight.removesuffix('.weight')}.pre_quant_scale"
 
 
 def has_weights(directory: Path) -> bool:

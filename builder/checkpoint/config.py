@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from enginery.builder.checkpoint.fields import Fields, read_json_object
+from enginery.builder.checkpoint.imports.format import Format
+from enginery.builder.checkpoint.imports.registry import read_format
 from enginery.builder.checkpoint.rope import Rope, parse_rope
 from enginery.builder.errors import ConfigError, Problems
 from enginery.builder.models.family import Bias, Family, Window
@@ -38,6 +40,7 @@ class ModelConfig:
         tie_word_embeddings: the output projection is the embedding.
         eos_token_ids: tokens that end a sequence; may be empty.
         bos_token_id, pad_token_id: -1 where there is none.
+        stored_as: how the weights are stored where they are quantised already; None: they are not.
         raw: `config.json` as it was read.
     """
 
@@ -61,6 +64,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     bos_token_id: int
     pad_token_id: int
+    stored_as: Format | None
     raw: dict[str, Any]
 
 
@@ -94,7 +98,6 @@ def read_config(directory: Path) -> ModelConfig:
         problems.add("head_dim", f"{head_dim} makes query, key and value {width} wide in all")
     if fields.string("hidden_act", default="silu") != "silu":
         problems.add("hidden_act", f"{raw['hidden_act']!r} is not supported; 'silu' is")
-    _check_stored_quantization(fields)
     config = ModelConfig(
         family=family,
         dtype=_dtype(fields),
@@ -116,6 +119,7 @@ def read_config(directory: Path) -> ModelConfig:
         eos_token_ids=fields.token_ids("eos_token_id", vocab_size),
         bos_token_id=_one_token_id(fields, "bos_token_id", vocab_size),
         pad_token_id=_one_token_id(fields, "pad_token_id", vocab_size),
+        stored_as=read_format(directory, fields),
         raw=raw,
     )
     _check_bias_entries(fields, family)
@@ -168,23 +172,6 @@ def _has_bias(fields: Fields, bias: Bias, name: str) -> bool:
     if bias is Bias.BY_CONFIG:
         return fields.boolean(name, default=False)
     return bias is Bias.ALWAYS
-
-
-def _check_stored_quantization(fields: Fields) -> None:
-    """Accepts weights that ModelOpt stored in FP8; which they are, their dtypes say."""
-    if not fields.given("quantization_config"):
-        return
-    stored = fields.object("quantization_config")
-    method, algorithm = stored.get("quant_method", "unnamed"), stored.get("quant_algo")
-    if (method, algorithm) == ("modelopt", "FP8"):
-        return
-    fields.problems.add(
-        "quantization_config",
-        f"checkpoints already quantised by {method}"
-        + (f" ({algorithm})" if algorithm else "")
-        + " are not supported; those of modelopt in FP8 are",
-        "give the original checkpoint and choose --qformat",
-    )
 
 
 def _check_bias_entries(fields: Fields, family: Family) -> None:

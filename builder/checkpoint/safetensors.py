@@ -29,12 +29,13 @@ STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
     "F8_E4M3": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
 }
 # Sizes of the other dtypes, so that a file that also holds them can still be checked.
-OTHER_ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1,
-    "BOOL": 1, "F8_E5M2": 1,
-}  # fmt: skip
+OTHER_ITEM_BYTES = {"F64": 8, "U64": 8, "U32": 4, "I16": 2, "U16": 2, "BOOL": 1, "F8_E5M2": 1}
 
 
 class TensorEntry(NamedTuple):

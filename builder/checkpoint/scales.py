@@ -2,7 +2,6 @@
 """Scales that calibration leaves beside a checkpoint's weights, under ModelOpt's names.
 
     model.layers.N.<module>.input_scale          activations of a linear layer: real = code * scale
-    model.layers.N.<module>.weight_scale         weights that are stored in FP8: real = code * scale
     model.layers.N.self_attn.k_proj.k_scale      keys in the cache
     model.layers.N.self_attn.v_proj.v_scale      values in the cache
 
@@ -16,7 +15,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from enginery.builder.checkpoint.checkpoint import Checkpoint, TensorInfo
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.checkpoint.imports.stored_weight import TensorInfo
 from enginery.builder.errors import CheckpointError, Problem, Problems
 
 SCALE = re.compile(r"\.(?:input_scale|k_proj\.k_scale|v_proj\.v_scale)$")
@@ -26,11 +26,6 @@ SCALE_SHAPES = ((), (1,))
 def input_scale_name(weight: str) -> str:
     """The activation scale of the linear layer whose weight is named `weight`."""
     return f"{weight.removesuffix('.weight')}.input_scale"
-
-
-def weight_scale_name(weight: str) -> str:
-    """The scale of a weight that is stored in FP8."""
-    return f"{weight}_scale"
 
 
 def kv_scale_name(layer: int, which: str) -> str:
@@ -57,17 +52,18 @@ def scale_problem(name: str, info: TensorInfo) -> Problem | None:
 
 
 def check_scales(checkpoint: Checkpoint, names: Iterable[str]) -> None:
-    """Reads scales and checks that each is a finite number above zero.
+    """Reads scales, one number or one per channel, and checks that all are finite and above zero.
 
     Raises:
         CheckpointError: with every one that is not.
     """
     problems = Problems(str(checkpoint.directory), CheckpointError)
     for name in names:
-        value = checkpoint.read_scalar(name)
-        if not np.isfinite(value) or value <= 0:
-            problems.add(name, f"is {value}; a finite number above zero is expected")
-        # Its reciprocal is stored too.
-        elif value < np.finfo(np.float32).tiny:
-            problems.add(name, f"is {value}, too small for its reciprocal to be a float32")
+        values = checkpoint.read_float32(name).reshape(-1)
+        # Reciprocals are stored too.
+        wrong = values[~(np.isfinite(values) & (values >= np.finfo(np.float32).tiny))]
+        if wrong.size and wrong[0] > 0 and np.isfinite(wrong[0]):
+            problems.add(name, f"is {wrong[0]}, too small for its reciprocal to be a float32")
+        elif wrong.size:
+            problems.add(name, f"is {wrong[0]}; a finite number above zero is expected")
     problems.raise_if_any()

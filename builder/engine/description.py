@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,17 @@ MANIFEST_VERSION = 1
 KV_CACHE_QUANT_ALGOS = {"fp8": "FP8", "int8": "INT8"}
 
 
-def engine_config(config: ModelConfig, options: BuildOptions, version: str) -> dict[str, Any]:
-    """Returns `config.json`."""
+def engine_config(
+    config: ModelConfig, options: BuildOptions, excluded: Sequence[str], version: str
+) -> dict[str, Any]:
+    """Returns `config.json`.
+
+    Args:
+        config: of the checkpoint.
+        options: in effect.
+        excluded: modules that stay in the build dtype though the scheme quantises their kind.
+        version: of the builder.
+    """
     rope = config.raw.get("rope_parameters") or config.raw.get("rope_scaling")
     return {
         "version": version,
@@ -59,6 +68,7 @@ def engine_config(config: ModelConfig, options: BuildOptions, version: str) -> d
             "quantization": {
                 "quant_algo": SCHEMES[options.qformat].quant_algo,
                 "kv_cache_quant_algo": KV_CACHE_QUANT_ALGOS.get(options.kv_cache_dtype),
+                "exclude_modules": list(excluded),
             },
         },
         "build_config": {
@@ -91,6 +101,7 @@ def manifest(
     variant: str,
     options: BuildOptions,
     checkpoint: dict[str, Any],
+    calibration: Mapping[str, Any] | None,
     plans: Mapping[str, MemoryPlan],
     version: str,
     compiled: Mapping[str, Any],
@@ -103,6 +114,7 @@ def manifest(
         variant: likewise.
         options: in effect.
         checkpoint: from `checkpoint_identity`.
+        calibration: what the checkpoint says of its calibration; None where it says nothing.
         plans: memory of the engine by SKU; `memory_plan` is that of the smallest.
         version: of the builder.
         compiled: entries that the target's artifacts add; its `built_with` joins ours.
@@ -131,7 +143,7 @@ def manifest(
             "weight_dtype": scheme.weight_dtype or options.dtype,
             "activation_dtype": scheme.activation_dtype or options.dtype,
             "kv_cache_dtype": options.kv_cache_dtype,
-            "calibration": None,
+            "calibration": calibration,
         },
         **{name: entry for name, entry in compiled.items() if name != "built_with"},
         "memory_plan": smallest.to_json(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine directory while it is written: complete or not there at all."""
+"""An engine directory, or another of ours, while it is written: complete or not there at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,31 @@ MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.json"
 # What tells a manifest of ours from any other file of that name.
 MANIFEST_KIND = "enginery"
+
+
+def is_engine_directory(path: Path) -> bool:
+    """Whether the directory's manifest says that this program wrote it."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == MANIFEST_KIND
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """What a directory of ours holds.
+
+    Attributes:
+        noun: with its article.
+        is_at: whether a directory holds one that this program wrote, which may be replaced.
+    """
+
+    noun: str
+    is_at: Callable[[Path], bool]
+
+
+ENGINE = OutputKind("an engine", is_engine_directory)
 
 
 class EngineDirectory:
@@ -32,9 +58,9 @@ class EngineDirectory:
         OutputError: from the constructor, when `output` may not be written.
     """
 
-    def __init__(self, output: Path, *, overwrite: bool) -> None:
+    def __init__(self, output: Path, *, overwrite: bool, kind: OutputKind = ENGINE) -> None:
         self.output = output.absolute()
-        check_output(self.output, overwrite=overwrite)
+        check_output(self.output, overwrite=overwrite, kind=kind)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.path = Path(
             tempfile.mkdtemp(prefix=f".{self.output.name}.partial-", dir=self.output.parent)
@@ -73,33 +99,24 @@ class EngineDirectory:
         _sync(self.output.parent)
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raises `OutputError` where an engine may not be written to `output`.
+def check_output(output: Path, *, overwrite: bool, kind: OutputKind = ENGINE) -> None:
+    """Raises `OutputError` where an engine, or another `kind`, may not be written to `output`.
 
-    What is there is replaced only when it is an engine of ours and `overwrite` is given.
+    What is there is replaced only when it is one of ours and `overwrite` is given.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not output.is_dir():
         problem = Problem("output", "is a file", "name a directory")
-    elif not is_engine_directory(output):
+    elif not kind.is_at(output):
         problem = Problem(
             "output", "is a directory that holds something else", "name a new directory"
         )
     elif not overwrite:
-        problem = Problem("output", "holds an engine already", "give --overwrite to replace it")
+        problem = Problem("output", f"holds {kind.noun} already", "give --overwrite to replace it")
     else:
         return
     raise OutputError(str(output), [problem])
-
-
-def is_engine_directory(path: Path) -> bool:
-    """Whether the directory's manifest says that this program wrote it."""
-    try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("kind") == MANIFEST_KIND
 
 
 def _sync(path: Path) -> None:

@@ -15,11 +15,14 @@ class WeightPart:
         tensor: its name in the checkpoint.
         rows: half-open interval of dimension 0.
         columns: half-open interval of dimension 1; None for a tensor of rank 1.
+        factor: a checkpoint tensor of as many elements as `tensor` has rows, which multiply them;
+            None: nothing does.
     """
 
     tensor: str
     rows: tuple[int, int]
     columns: tuple[int, int] | None
+    factor: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -38,11 +41,14 @@ class Weight:
         parts: at least one, all of the same width.
         dtype: dtype in which it is stored: "f32", "bf16", "f16", or codes with scales: "i8" and
             "f8e4m3" (per row), "i4" (per block of a row; on cpu of two levels).
+        is_zero_terms: whether it is not the tensor's values but -zero_point * scale of its blocks,
+            which are then what `columns` counts.
     """
 
     name: str
     parts: tuple[WeightPart, ...]
     dtype: str = "f32"
+    is_zero_terms: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,6 +78,12 @@ class Weight:
             start = part.columns[0]
             parts.append(dataclasses.replace(part, columns=(start + begin, start + end)))
         return dataclasses.replace(self, parts=tuple(parts))
+
+    def times(self, factor: str) -> Weight:
+        """This weight, of one part, with its rows multiplied by a checkpoint tensor."""
+        (part,) = self.parts
+        assert part.factor is None
+        return dataclasses.replace(self, parts=(dataclasses.replace(part, factor=factor),))
 
     def stored_as(self, dtype: str) -> Weight:
         """This weight with another storage dtype."""

@@ -55,12 +55,27 @@ def pieces(
 
 
 def read_float32(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
-    """Returns rows of a weight, float32 `[N]` or `[N, K]`, as they are in the checkpoint."""
-    parts = [
-        checkpoint.read_float32(part.tensor, slice(*part.rows), _columns(part))
-        for part in rows.parts
-    ]
+    """Returns rows of a weight, float32 `[N]` or `[N, K]`, as they are in the checkpoint.
+
+    Codes become the values that they stand for; rows that have a factor are multiplied by it.
+    """
+    parts = [_part_float32(checkpoint, part, _columns(part)) for part in rows.parts]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def read_factor(checkpoint: Checkpoint, part: WeightPart) -> FloatArray | None:
+    """What the rows of a part are multiplied by, float32 `[N]`; None: nothing."""
+    if part.factor is None:
+        return None
+    return checkpoint.read_float32(part.factor).reshape(-1)[slice(*part.rows)]
+
+
+def _part_float32(checkpoint: Checkpoint, part: WeightPart, columns: slice) -> FloatArray:
+    values = checkpoint.read_float32(part.tensor, slice(*part.rows), columns)
+    factor = read_factor(checkpoint, part)
+    if factor is None:
+        return values
+    return values * (factor if values.ndim == 1 else factor[:, np.newaxis])
 
 
 def read_rounded(checkpoint: Checkpoint, rows: Weight, dtype: str) -> npt.NDArray[Any]:
@@ -69,7 +84,11 @@ def read_rounded(checkpoint: Checkpoint, rows: Weight, dtype: str) -> npt.NDArra
     Raises:
         CheckpointError: a value is not finite, or not in the range of `dtype`.
     """
-    if dtype == "bf16" and all(checkpoint.tensors[p.tensor].dtype == "BF16" for p in rows.parts):
+    is_stored = all(
+        checkpoint.tensors[part.tensor].dtype == "BF16" and part.factor is None
+        for part in rows.parts
+    )
+    if dtype == "bf16" and is_stored:
         parts = [checkpoint.read(p.tensor, slice(*p.rows), _columns(p)) for p in rows.parts]
         stored = parts[0] if len(parts) == 1 else np.concatenate(parts)
     else:
@@ -109,7 +128,7 @@ def _part_amax(checkpoint: Checkpoint, part: WeightPart) -> FloatArray:
     amax = np.zeros(part.num_rows, np.float32)
     for begin in range(0, depth, share):
         columns = slice(begin, min(begin + share, depth))
-        values = checkpoint.read_float32(part.tensor, slice(*part.rows), columns)
+        values = _part_float32(checkpoint, part, columns)
         np.maximum(amax, row_amax(values, part.tensor), out=amax)
     return amax
 

@@ -15,14 +15,20 @@ from enginery.builder.options import BuildRequest
 
 # Other names of an option, as on the command line.
 ALIASES = {"model_dir": "model", "checkpoint_dir": "model", "output_dir": "output"}
-PATHS = ("model", "output", "cache_dir", "accuracy_check")
+PATHS = ("model", "output", "cache_dir", "accuracy_check", "reference_model", "calib_dataset")
 BEHAVIOUR = {
     "dry_run": bool,
     "json": bool,
     "log_level": str,
     "accuracy_check": str,
+    "reference_model": str,
     "max_perplexity_increase": float,
     "min_top1_agreement": float,
+    "calib_dataset": str,
+    "calib_size": int,
+    "calib_max_seq_length": int,
+    "calib_batch_size": int,
+    "calib_seed": int,
 }
 
 
@@ -30,10 +36,8 @@ def option_types() -> dict[str, type]:
     """Every option that a file may give, with the type of its value."""
     types: dict[str, type] = dict(BEHAVIOUR)
     for field in dataclasses.fields(BuildRequest):
-        annotation = str(field.type)
-        types[field.name] = (
-            int if annotation.startswith("int") else bool if annotation == "bool" else str
-        )
+        kind = str(field.type).partition("[")[0].partition(" ")[0]
+        types[field.name] = {"int": int, "bool": bool, "tuple": list}.get(kind, str)
     return types
 
 
@@ -59,6 +63,8 @@ def merge_config(args: argparse.Namespace) -> dict[str, Any]:
     for name in PATHS:
         if name in options:
             options[name] = Path(options[name])
+    if "exclude_modules" in options:
+        options["exclude_modules"] = tuple(options["exclude_modules"])
     return options
 
 
@@ -73,6 +79,8 @@ def _read_options(path: Path, types: dict[str, type]) -> dict[str, Any]:
             problems.add(key, "is not an option", f"options are {', '.join(sorted(types))}")
         elif type(value) is not types[name]:
             problems.add(key, f"{value!r} is not of type {types[name].__name__}")
+        elif isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            problems.add(key, f"{value!r} is not a list of strings")
         elif name in options:
             problems.add(key, f"gives the option {name} twice")
         else:

@@ -18,12 +18,23 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="operands that are not quantised; auto is the checkpoint's (default: bfloat16)",
     )
     precision.add_argument(
-        "--qformat", choices=list(SCHEMES), help="quantisation scheme, see below (default: none)"
+        "--qformat",
+        choices=["auto", *SCHEMES],
+        help="quantisation scheme, see below (default: auto, the one that keeps the codes of a "
+        "checkpoint that is quantised already, and none for any other)",
+    )
+    precision.add_argument(
+        "--exclude_modules",
+        nargs="+",
+        metavar="PATTERN",
+        help="linear modules that stay in the dtype: whole names or their ends, as in a shell, "
+        "e.g. lm_head down_proj 'layers.0.*'",
     )
     precision.add_argument(
         "--kv_cache_dtype",
         choices=["auto", *KV_ITEM_BYTES],
-        help="keys and values in the cache (default: auto, the dtype)",
+        help="keys and values in the cache (default: auto, what the checkpoint was calibrated for, "
+        "and else the dtype)",
     )
     limits = parser.add_argument_group("limits")
     for name, text in (

@@ -20,7 +20,10 @@ INPUT_AMAX = {
     "gate_proj": 5.5, "up_proj": 6.0, "down_proj": 10.0,
 }  # fmt: skip
 KV_AMAX = {"k": 8.0, "v": 5.0}
-CODES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8}
+CODES: dict[str, Any] = {
+    "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8, "I8": np.int8,
+    "U8": np.uint8, "I32": np.int32, "I64": np.int64,
+}  # fmt: skip
 
 
 def add_scales(directory: Path, qformat: str = "none", kv_cache_dtype: str = "auto") -> Path:

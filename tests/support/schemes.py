@@ -35,7 +35,8 @@ def build_engine(model: Path, output: Path, scheme: str = "float32", **options: 
 
     Where activations or the KV cache take scales, a copy of the checkpoint gets them.
     """
-    request = BuildRequest(model=model, output=output, **{**SCHEMES[scheme], **options})
+    given = {"qformat": "none", **SCHEMES[scheme], **options}
+    request = BuildRequest(model=model, output=output, **given)
     takes_scales = quantization.SCHEMES[request.qformat].has_input_scales
     if takes_scales or request.kv_cache_dtype in quantization.CODE_KV_DTYPES:
         scaled = output.with_name(f"{output.name}-checkpoint")

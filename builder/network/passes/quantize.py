@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from enginery.builder.network.network import Network, Node, Operand, Value
 from enginery.builder.network.ops import node
 from enginery.builder.network.weight import Weight
@@ -11,7 +13,9 @@ from enginery.quantization import Scheme
 LOGITS = "logits"
 
 
-def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
+def quantize(
+    network: Network, dtype: str, scheme: Scheme, excluded: Collection[str] = ()
+) -> Network:
     """Applies a quantisation scheme to the linear layers, the output projection where it says so.
 
     What feeds a linear layer (norm, attention, activation) computes its output in the dtype that
@@ -22,6 +26,8 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
         network: after the fusions.
         dtype: the build dtype, "f32", "bf16" or "f16".
         scheme: what to store and compute instead; see `Scheme`.
+        excluded: checkpoint tensors of the layers that stay in the build dtype; of a layer that
+            was stacked all or none.
     """
     # By name: what linear layers take as operands and as weights.
     operand_dtypes: dict[str, str] = {}
@@ -33,6 +39,8 @@ def quantize(network: Network, dtype: str, scheme: Scheme) -> Network:
                 weight_dtype = scheme.lm_head_dtype or weight_dtype
                 if not scheme.quantizes_lm_head:
                     operand_dtype = weight_dtype = None
+            if current.weight(1).parts[0].tensor in excluded:
+                operand_dtype = weight_dtype = None
             operand_dtypes[current.value(0).name] = operand_dtype or dtype
             weight_dtypes[current.weight(1).name] = weight_dtype or dtype
 

@@ -16,9 +16,15 @@ import numpy.typing as npt
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.engine.program import GROUPS, INT4, PANEL
 from enginery.builder.network.weight import Weight
-from enginery.builder.targets.code_rows import fp8_rows, int4_rows
+from enginery.builder.targets.code_rows import (
+    CPU_SCALE_DTYPE,
+    fp8_rows,
+    int4_rows,
+    int8_rows,
+    read_zero_terms,
+)
 from enginery.builder.targets.weight_rows import read_rounded, read_with_amax
-from enginery.quantization import quantize_grouped_int4, quantize_int8, widen
+from enginery.quantization import quantize_grouped_int4, widen
 
 
 class PackedRows(NamedTuple):
@@ -64,7 +70,7 @@ def pack_rows(
     """
     rows = weight.rows(begin, end)
     if weight.dtype == INT4 and not is_exact:
-        codes, block_scale = int4_rows(checkpoint, rows, "bf16")
+        codes, block_scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
         block_scale = _padded(widen(block_scale), 1, fill=1)
         return PackedRows(_int4_panels(codes, layout), group_scales=_interleaved(block_scale))
     if weight.dtype == INT4:
@@ -75,9 +81,10 @@ def pack_rows(
     stored: npt.NDArray[Any]
     scale = column_sums = None
     if weight.dtype == "i8":
-        values, amax = read_with_amax(checkpoint, rows)
-        stored, scale = quantize_int8(values, weight.name, amax)
+        stored, scale = int8_rows(checkpoint, rows)
         column_sums = stored.sum(axis=1, dtype=np.int32)
+    elif weight.is_zero_terms:
+        stored = read_zero_terms(checkpoint, rows)
     else:
         stored = read_rounded(checkpoint, rows, weight.dtype)
     data = np.ascontiguousarray(stored) if layout == "rows" else _panels(stored, GROUPS[layout][0])

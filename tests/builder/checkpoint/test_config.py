@@ -32,8 +32,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no_architecture": ({"architectures": ...}, "architectures: None is not supported"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; 'silu' is"),
     "quantised": (
-        {"quantization_config": {"quant_method": "awq"}},
-        "checkpoints already quantised by awq are not supported",
+        {"quantization_config": {"quant_method": "squeezellm"}},
+        "quantization_config.quant_method: 'squeezellm' is not supported; supported are awq",
     ),
     "dtype": ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype: 'float8_e4m3fn' is not supported"),
     "size_missing": ({"hidden_size": ...}, "hidden_size: is missing"),

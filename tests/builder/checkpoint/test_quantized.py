@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What calibration left in a checkpoint: codes, factors, and the layers that it left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enginery.builder.build import PlannedBuild, plan_build
+from enginery.builder.checkpoint.checkpoint import Checkpoint
+from enginery.builder.errors import CheckpointError, ConfigError, OptionError
+from enginery.builder.options import BuildRequest
+from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
+from tests.support.modelopt_checkpoints import store_smoothed
+from tests.support.scales import read_tensors
+
+LAYER = "model.layers.1."
+FACTOR = f"{LAYER}self_attn.k_proj.pre_quant_scale"
+
+
+def plan(model: Path, **options: Any) -> PlannedBuild:
+    return plan_build(BuildRequest(model=model, **options))
+
+
+def change(model: Path, **tensors: tuple[Any, str] | None) -> None:
+    """Replaces, adds or (None) removes tensors."""
+    values, dtypes = read_tensors(model / "model.safetensors")
+    for name, given in tensors.items():
+        values.pop(name, None)
+        if given is not None:
+            values[name], dtypes[name] = given
+    dtypes = {name: dtypes[name] for name in values}
+    write_safetensors(model / "model.safetensors", values, dtypes)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_checkpoint(tmp_path / "model", "llama")
+
+
+@pytest.fixture
+def smoothed(model: Path) -> Path:
+    store_smoothed(model, "W8A8_SQ_PER_CHANNEL")
+    return model
+
+
+@pytest.mark.parametrize("algorithm", ["W8A8_SQ_PER_CHANNEL", "W4A16_AWQ"])
+def test_codes_are_one_tensor_of_their_values(model: Path, algorithm: str) -> None:
+    meant = store_smoothed(model, algorithm)
+    config = plan(model).config
+    with Checkpoint(model, config.stored_as) as checkpoint:
+        assert checkpoint.stored.keys() == meant.keys()
+        for name, values in meant.items():
+            assert checkpoint.tensors[name].shape == values.shape
+            factor = checkpoint.pre_quant_scale(name)
+            assert factor is not None
+            found = checkpoint.read_float32(name)
+            np.testing.assert_allclose(found * factor, values, rtol=1e-6)
+            part = checkpoint.read_float32(name, slice(3, 8), slice(1, -1))
+            assert np.array_equal(part, found[3:8, 1:-1])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "qformat"), [("W8A8_SQ_PER_CHANNEL", "int8_sq"), ("W4A16_AWQ", "int4_awq")]
+)
+def test_the_scheme_is_that_of_the_codes(model: Path, algorithm: str, qformat: str) -> None:
+    store_smoothed(model, algorithm)
+    assert plan(model).options.qformat == qformat
+    assert plan(model).notes == ()
+    assert plan(model, qformat="none").options.qformat == "none"
+
+
+def test_modelopts_own_file_says_it_too(model: Path) -> None:
+    store_smoothed(model, "W4A16_AWQ")
+    config = json.loads((model / "config.json").read_text())
+    del config["quantization_config"]
+    (model / "config.json").write_text(json.dumps(config))
+    own = {"quantization": {"quant_algo": "W4A16_AWQ", "kv_cache_quant_algo": None}}
+    (model / "hf_quant_config.json").write_text(json.dumps(own))
+    assert plan(model).options.qformat == "int4_awq"
+    (model / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    with pytest.raises(ConfigError, match=r"quant_algo: 'NVFP4' of modelopt is not supported"):
+        plan(model)
+
+
+def test_the_kv_cache_is_what_was_calibrated(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "modelopt", "quant_algo": "", "kv_cache_scheme": {"type": "float"},
+    }  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    assert plan(model).options.kv_cache_dtype == "fp8"
+    assert plan(model, kv_cache_dtype="bfloat16").options.kv_cache_dtype == "bfloat16"
+
+
+def test_factors_of_layers_with_one_input_must_be_equal(smoothed: Path) -> None:
+    factor = np.ones(128, np.float32)
+    change(smoothed, **{FACTOR: (factor, "F32")})
+    with pytest.raises(CheckpointError, match="k_proj.pre_quant_scale: differs from .*q_proj"):
+        plan(smoothed)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "k_proj.pre_quant_scale: is missing, though .*q_proj.pre_quant_scale is there"),
+        ((np.ones(64, np.float32), "F32"), r"has shape \[64\]; \[128\] is expected"),
+        ((np.ones(128, np.int32), "I32"), "has dtype I32"),
+    ],
+)
+def test_factors_that_are_not_all_there(smoothed: Path, given: Any, message: str) -> None:
+    change(smoothed, **{FACTOR: given})
+    with pytest.raises(CheckpointError, match=message):
+        plan(smoothed)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_factors_that_cannot_be(smoothed: Path, tmp_path: Path, value: float) -> None:
+    from enginery.builder.build import build
+
+    name = f"{LAYER}mlp.down_proj.pre_quant_scale"
+    factor = np.ones(256, np.float32)
+    factor[7] = value
+    change(smoothed, **{name: (factor, "F32")})
+    with pytest.raises(CheckpointError, match=f"{name}: is "):
+        build(plan(smoothed, output=tmp_path / "engine"))
+    assert not (tmp_path / "engine").exists()
+
+
+def test_layers_that_the_checkpoint_leaves_alone_stay_so(model: Path) -> None:
+    store_smoothed(model, "W4A16_AWQ")
+    down, q = f"{LAYER}mlp.down_proj", f"{LAYER}self_attn.q_proj"
+    values = {
+        f"{name}.weight": (np.ones(shape, np.float32), "F32")
+        for name, shape in ((down, (128, 256)), (q, (128, 128)))
+    }
+    change(model, **values, **{f"{name}.weight_scale": None for name in (down, q)})
+    planned = plan(model)
+    assert planned.notes == (
+        f"4 linear layers ({down}.weight, ...) stay in the build dtype: the checkpoint excludes "
+        "them, or they are computed with one that is excluded",
+    )
+    attention = [f"{LAYER}self_attn.{x}_proj" for x in "qkv"]
+    assert planned.excluded_modules == (*attention, down)
+    dtypes = {
+        node.weight(1).name: node.weight(1).dtype
+        for node in planned.network.nodes
+        if node.op == "linear"
+    }
+    assert {name for name, dtype in dtypes.items() if dtype == "bf16"} == {
+        f"{LAYER}self_attn.qkv_proj.weight", f"{down}.weight", "lm_head.weight",
+    }  # fmt: skip
+
+
+def test_modules_are_excluded_by_pattern(model: Path) -> None:
+    planned = plan(model, qformat="int8_dynamic", exclude_modules=("lm_head", "layers.0.mlp.up_*"))
+    mlp = "model.layers.0.mlp."
+    assert planned.excluded_modules == (f"{mlp}gate_proj", f"{mlp}up_proj", "lm_head")
+    values = {
+        node.output.name: (node.value(0).dtype, node.weight(1).dtype)
+        for node in planned.network.nodes
+        if node.op == "linear"
+    }
+    assert values["layers.0.mlp.gate_up_proj"] == values["logits"] == ("bf16", "bf16")
+    assert values["layers.1.mlp.gate_up_proj"] == ("i8", "i8")
+    with pytest.raises(OptionError, match="exclude_modules: 'up' matches no linear layer"):
+        plan(model, exclude_modules=("up", "o_proj"))
+
+
+def test_int4_is_kept_or_refused(model: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not stored in INT4, nor are 13 more"):
+        plan(model, qformat="int4_awq")
+    store_smoothed(model, "W4A16_AWQ")
+    name = f"{LAYER}mlp.up_proj.weight_scale"
+    scale = np.ones((256, 2), np.float32)
+    change(model, **{name: (scale, "F32")})
+    with pytest.raises(CheckpointError, match="up_proj.weight: is stored in groups of 64 columns"):
+        plan(model)
+    assert plan(model, qformat="int8_wo").notes == (
+        "14 weights are stored in INT4: qformat int8_wo quantises their values anew",
+    )
+    change(model, **{name: (np.ones((255, 1), np.float32), "F32")})
+    with pytest.raises(CheckpointError, match=r"has shape \[255, 1\]; \[256, 128 / group\]"):
+        plan(model)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of a checkpoint that were never in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.builder.checkpoint.imports.stored_weight import TensorInfo
+
+Stored = tuple[npt.NDArray[Any], str]
+"""An array and the name of its dtype in safetensors."""
+
+
+class MemoryTensors:
+    """Arrays by name, read as a checkpoint's are.
+
+    Attributes:
+        num_read: elements that were handed out so far, by tensor.
+    """
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self._stored = stored
+        self.num_read: dict[str, int] = dict.fromkeys(stored, 0)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Dtype and shape by name."""
+        return {
+            name: TensorInfo(dtype, array.shape) for name, (array, dtype) in self._stored.items()
+        }
+
+    def read(
+        self, name: str, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> npt.NDArray[Any]:
+        """A read-only view of part of a tensor."""
+        array = self._stored[name][0].view()
+        array.flags.writeable = False
+        if array.ndim == 2:
+            array = array[rows, columns]
+        elif array.ndim:
+            array = array[rows]
+        self.num_read[name] += np.size(array)
+        return array
