@@ -14,17 +14,22 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from enginery.accuracy_report import AccuracyReport, Gate
 from enginery.builder.build import PlannedBuild, build, plan_build
 from enginery.builder.errors import OptionError, Problem
-from enginery.builder.options import BuildRequest
+from enginery.layer_noise import measure_layers
 from enginery.llm import LLM
+from enginery.reference_model import (
+    TOKENIZER_FILE,
+    reference_identity,
+    reference_request,
+)
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
 
@@ -37,99 +42,9 @@ WINDOW = 512
 MAX_TOKENS = 8192
 # Logits of a window are there twice; a large vocabulary gets a shorter one.
 WINDOW_BYTES = 128 << 20
+# Each layer alone is measured on one window: its noise hardly differs from text to text.
+LAYER_WINDOW = 256
 ROWS_AT_ONCE = 64
-
-
-class AccuracyError(Exception):
-    """The engine is further from its reference than the build allows.
-
-    Attributes:
-        report: what was measured.
-    """
-
-    def __init__(self, message: str, report: AccuracyReport) -> None:
-        super().__init__(message)
-        self.report = report
-
-
-@dataclass(frozen=True)
-class AccuracyReport:
-    """An engine beside its reference on one text.
-
-    Attributes:
-        perplexity, reference_perplexity: exp of the mean negative log-likelihood of the text.
-        perplexity_increase: the first over the second, less 1.
-        kl_divergence_mean, kl_divergence_p99: of the engine's next-token distribution from the
-            reference's, in nats, over positions: mean and 99th percentile.
-        top1_agreement: share of positions at which both would say the same token.
-        num_tokens: predicted tokens.
-        window: tokens of a piece of the text; each piece is read after a begin-of-text token alone.
-        text: name and SHA-256 of the text.
-        engine, reference: what they are: target, dtype, qformat and kv_cache_dtype.
-    """
-
-    perplexity: float
-    reference_perplexity: float
-    perplexity_increase: float
-    kl_divergence_mean: float
-    kl_divergence_p99: float
-    top1_agreement: float
-    num_tokens: int
-    window: int
-    text: dict[str, str]
-    engine: dict[str, str]
-    reference: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The attributes by name."""
-        return dataclasses.asdict(self)
-
-    def describe(self) -> str:
-        """The figures as lines for a person."""
-        return "\n".join(
-            [
-                f"Accuracy on {self.text['name']} ({self.num_tokens} tokens)",
-                (
-                    f"  perplexity      {self.perplexity:.4f}, of the reference "
-                    f"({self.reference['dtype']}) {self.reference_perplexity:.4f}: "
-                    f"{self.perplexity_increase:+.2%}"
-                ),
-                (
-                    f"  KL divergence   mean {self.kl_divergence_mean:.5f} nats, "
-                    f"99th percentile {self.kl_divergence_p99:.5f}"
-                ),
-                f"  top-1 agreement {self.top1_agreement:.2%}",
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a build may lose; None: whatever it is.
-
-    Attributes:
-        max_perplexity_increase: 0.01 is one percent.
-        min_top1_agreement: 0.99 is 99 percent.
-    """
-
-    max_perplexity_increase: float | None = None
-    min_top1_agreement: float | None = None
-
-    def check(self, report: AccuracyReport) -> None:
-        """Raises AccuracyError with everything that is missed."""
-        missed = []
-        limit = self.max_perplexity_increase
-        if limit is not None and not report.perplexity_increase <= limit:
-            missed.append(
-                f"perplexity rose by {report.perplexity_increase:.2%}; {limit:.2%} is allowed"
-            )
-        limit = self.min_top1_agreement
-        if limit is not None and not report.top1_agreement >= limit:
-            missed.append(
-                f"top-1 agreement is {report.top1_agreement:.2%}; {limit:.2%} is the least"
-            )
-        if missed:
-            raise AccuracyError("; ".join(missed), report)
 
 
 def held_out_text(given: Path | None, model: Path) -> Path:
@@ -147,7 +62,12 @@ def held_out_text(given: Path | None, model: Path) -> Path:
 
 
 def examine(
-    planned: PlannedBuild, text: Path, gate: Gate, progress: Progress, output: Path
+    planned: PlannedBuild,
+    text: Path,
+    gate: Gate,
+    progress: Progress,
+    output: Path,
+    reference_model: Path | None = None,
 ) -> AccuracyReport:
     """Measures an engine that was just written and leaves accuracy.json in its directory.
 
@@ -157,41 +77,33 @@ def examine(
         gate: what it may lose.
         progress: called with windows done and in all.
         output: its directory.
+        reference_model: checkpoint of the unquantised weights; None: the engine's own. See
+            `enginery.reference_model.check_reference`.
 
     Raises:
         AccuracyError: it lost more.
         OptionError: the text is too short.
     """
     with tempfile.TemporaryDirectory(prefix="enginery-reference-") as folder:
-        reference = Path(folder) / "engine"
-        build(plan_build(_reference_request(planned, reference)))
-        report = compare(output, reference, text, progress, sku=planned.skus[0].name)
+        directory = Path(folder) / "engine"
+        reference = plan_build(reference_request(planned, reference_model, directory))
+        build(reference)
+        report = compare(output, directory, text, progress, sku=planned.skus[0].name)
+        token_ids = _token_ids(output, directory, text.read_bytes())
+        identity = reference_identity(directory)
+    bos = reference.config.bos_token_id
+    window = min(report.window, LAYER_WINDOW)
+    prompt, _ = next(pieces(token_ids, window, bos if bos >= 0 else None))
+    report = dataclasses.replace(
+        report,
+        reference=report.reference | identity,
+        layers=tuple(measure_layers(planned, reference, prompt)),
+    )
     gate.check(report)
     (output / ACCURACY_FILE).write_text(
         json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8"
     )
     return report
-
-
-def check_reference(planned: PlannedBuild) -> None:
-    """Checks, before anything is built, that the checkpoint can be built unquantised too.
-
-    Raises:
-        CheckpointError: its weights are quantised already.
-    """
-    plan_build(_reference_request(planned))
-
-
-def _reference_request(planned: PlannedBuild, output: Path | None = None) -> BuildRequest:
-    """The same checkpoint, nothing quantised."""
-    dtype = planned.options.dtype
-    return BuildRequest(
-        model=planned.request.model,
-        output=output,
-        dtype="float32" if dtype == "float16" else dtype,
-        max_seq_len=planned.options.max_seq_len,
-        max_batch_size=1,
-    )
 
 
 def compare(
@@ -210,8 +122,7 @@ def compare(
         OptionError: the text has fewer than two tokens.
     """
     content = text.read_bytes()
-    token_ids = Tokenizer(reference).encode(content.decode("utf-8"), add_special_tokens=False)
-    token_ids = token_ids[:MAX_TOKENS]
+    token_ids = _token_ids(engine, reference, content)
     is_emulated = sku != "cpu"
     ours_on = LLM(engine, emulate=is_emulated, sku=sku if is_emulated else None)
     with ours_on as ours, LLM(reference) as theirs:
@@ -244,6 +155,12 @@ def compare(
         engine=engines[0],
         reference=engines[1],
     )
+
+
+def _token_ids(engine: Path, reference: Path, content: bytes) -> list[int]:
+    has_tokenizer = (reference / TOKENIZER_FILE).exists()
+    tokenizer = Tokenizer(reference if has_tokenizer else engine)
+    return tokenizer.encode(content.decode("utf-8"), add_special_tokens=False)[:MAX_TOKENS]
 
 
 def pieces(

@@ -8,16 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from enginery.accuracy import (
-    AccuracyReport,
-    Gate,
-    check_reference,
-    examine,
-    held_out_text,
-)
+from enginery.accuracy import examine, held_out_text
+from enginery.accuracy_report import AccuracyReport, Gate
 from enginery.builder.build import PlannedBuild
 from enginery.builder.errors import OptionError, Problems
 from enginery.cli.build_progress import BuildProgress
+from enginery.reference_model import check_reference
 
 CHECKPOINTS_OWN_TEXT = Path()
 
@@ -32,8 +28,15 @@ def add_accuracy_arguments(parser: argparse.ArgumentParser) -> None:
         const=CHECKPOINTS_OWN_TEXT,
         metavar="FILE",
         help="run the engine and the unquantised model over a held-out text and write "
-        "accuracy.json: perplexity, KL divergence, top-1 agreement (default text: heldout.txt of "
-        "the checkpoint; engines for GPUs run emulated, which takes long)",
+        "accuracy.json: perplexity, KL divergence, top-1 agreement, noise of each layer (default "
+        "text: heldout.txt of the checkpoint; engines for GPUs run emulated, which takes long)",
+    )
+    group.add_argument(
+        "--reference_model",
+        type=Path,
+        metavar="DIR",
+        help="the unquantised checkpoint to compare with, where the model is one that is quantised "
+        "already (default: the model itself)",
     )
     group.add_argument(
         "--max_perplexity_increase",
@@ -72,29 +75,33 @@ class Examination:
         report: what was measured, once it was.
     """
 
-    def __init__(self, text: Path, gate: Gate) -> None:
+    def __init__(self, text: Path, gate: Gate, reference_model: Path | None = None) -> None:
         self.report: AccuracyReport | None = None
         self._text = text
         self._gate = gate
+        self._reference_model = reference_model
 
     @classmethod
     def from_options(cls, options: dict[str, Any], *, is_dry_run: bool) -> Examination | None:
         """Takes the flags out of the options of a build; None where nothing is to be measured.
 
         Raises:
-            OptionError: limits without a check, or a check of what is not built.
+            OptionError: limits or a reference without a check, or a check of what is not built.
         """
         text: Path | None = options.pop("accuracy_check", None)
         gate = Gate(
             options.pop("max_perplexity_increase", None), options.pop("min_top1_agreement", None)
         )
+        reference_model: Path | None = options.pop("reference_model", None)
         problems = Problems("options", OptionError)
+        if text is None and reference_model is not None:
+            problems.add("accuracy_check", "is not given; reference_model is for it", "give it")
         if text is None and gate != Gate():
             problems.add("accuracy_check", "is not given; limits of accuracy need it", "give it")
         if text is not None and is_dry_run:
             problems.add("accuracy_check", "measures an engine; dry_run builds none", "drop one")
         problems.raise_if_any()
-        return None if text is None else cls(text, gate)
+        return None if text is None else cls(text, gate, reference_model)
 
     def of(self, planned: PlannedBuild, bar: BuildProgress) -> Callable[[Path], None]:
         """What measures the engine in a directory.
@@ -104,12 +111,12 @@ class Examination:
         """
         given = None if self._text == CHECKPOINTS_OWN_TEXT else self._text
         text = held_out_text(given, planned.request.model)
-        check_reference(planned)
+        check_reference(planned, self._reference_model)
 
         def watch(done: int, total: int) -> None:
             bar.show("measuring accuracy", done / total, f"{done} of {total} windows")
 
         def measure(output: Path) -> None:
-            self.report = examine(planned, text, self._gate, watch, output)
+            self.report = examine(planned, text, self._gate, watch, output, self._reference_model)
 
         return measure

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginery.accuracy import ACCURACY_FILE, AccuracyError, AccuracyReport, Gate, compare
+from enginery.accuracy import ACCURACY_FILE, compare
+from enginery.accuracy_report import AccuracyError, AccuracyReport, Gate
 from enginery.builder.engine.verification import verify_files
 from enginery.cli.main import main
+from enginery.quantization import E4M3_MAX, float32_to_e4m3
 from enginery.runtime.tokenizer import Tokenizer
-from tests.support.checkpoints import write_tiny_checkpoint
-from tests.support.scales import add_scales
+from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
+from tests.support.scales import add_scales, read_tensors
 from tests.support.schemes import build_engine
 
 LIMITS = ("--max_seq_len", "128", "--max_batch_size", "2")
@@ -36,6 +39,13 @@ def no_progress(done: int, total: int) -> None:
 
 def build(*flags: Any) -> int:
     return main(["build", *map(str, flags), *LIMITS])
+
+
+def identity(model: Path) -> str:
+    """The SHA-256 of the digests of a checkpoint of one weight file."""
+    files = [model / name for name in ("config.json", "model.safetensors")]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def test_an_engine_is_its_own_equal(demo: Path, text: Path, tmp_path: Path) -> None:
@@ -84,12 +94,24 @@ def test_a_build_writes_what_it_measured(
     assert json.loads((output / ACCURACY_FILE).read_text(encoding="utf-8")) == told
     assert told["engine"]["qformat"] == "int8_dynamic"
     assert told["reference"]["qformat"] == "none"
+    assert told["reference"]["model"] == "demo"
+    assert told["reference"]["model_sha256"] == identity(demo)
+    worst, *others = told["layers"]
+    assert all(worst["snr_db"] <= other["snr_db"] for other in others)
+    assert sum(layer["noise_share"] for layer in told["layers"]) == pytest.approx(1)
+    assert (worst["dtype"], worst["activation_dtype"]) == ("i8", "i8")
     names = []
     verify_files(output, lambda name, _: names.append(name))
     assert ACCURACY_FILE in names
     # The checkpoint's own text.
     assert build(*flags, "--overwrite", "--accuracy_check") == 0
-    assert "Accuracy on heldout.txt" in capsys.readouterr().out
+    described = capsys.readouterr().out
+    assert "Accuracy on heldout.txt" in described
+    lines = described.partition("of each layer alone:\n")[2].splitlines()
+    assert [line.strip().partition(":")[0] for line in lines[:3]] == [
+        layer["name"] for layer in told["layers"][:3]
+    ]
+    assert lines[3].endswith(f"leaves a layer out, e.g. {worst['parts'][0]}")
 
 
 def test_an_engine_that_lost_too_much_is_not_there(
@@ -106,6 +128,7 @@ def test_an_engine_that_lost_too_much_is_not_there(
     assert [path.name for path in tmp_path.iterdir()] == []
     assert build(*flags, "--accuracy_check", text, *gate, "--json") == 1
     result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"]["layers"][0]["dtype"] == "i4"
     assert result["accuracy"]["num_tokens"] > 100 and "perplexity rose" in result["error"]
 
 
@@ -122,6 +145,7 @@ def test_a_nan_is_not_good_enough() -> None:
         (("--accuracy_check", "--dry_run"), "accuracy_check: measures an engine; dry_run"),
         (("--accuracy_check",), "has no heldout.txt"),
         (("--accuracy_check", "nowhere.txt"), "nowhere.txt: is not a file"),
+        (("--reference_model", "."), "accuracy_check: is not given; reference_model is for it"),
     ],
 )
 def test_flags_that_make_no_sense(
@@ -149,6 +173,98 @@ def test_a_text_of_one_token_is_refused(
     assert build(*flags, "--accuracy_check", tmp_path / "empty.txt") == 2
     assert "has 0 tokens; give more" in capsys.readouterr().err
     assert not (tmp_path / "engine").exists()
+
+
+@pytest.fixture
+def quantised(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint that is stored in FP8, with a text beside it, and the original."""
+    original = write_tiny_checkpoint(tmp_path / "original", "llama")
+    model = add_scales(write_tiny_checkpoint(tmp_path / "model", "llama"), "fp8")
+    tensors, dtypes = read_tensors(model / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        scale = np.abs(tensors[name]).max() / np.float32(E4M3_MAX)
+        tensors[name] = float32_to_e4m3(tensors[name] / scale)
+        tensors[f"{name}_scale"] = np.array(scale)
+        dtypes |= {name: "F8_E4M3", f"{name}_scale": "F32"}
+    write_safetensors(model / "model.safetensors", tensors, dtypes)
+    (model / "heldout.txt").write_text("It was the best of times, it was the worst of times. " * 4)
+    return model, original
+
+
+def test_a_quantised_model_is_measured_against_its_original(
+    quantised: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, original = quantised
+    flags = ("--model", model, "--output", tmp_path / "engine", "--qformat", "fp8", "--json")
+    assert build(*flags, "--accuracy_check", "--reference_model", original) == 0
+    told = json.loads(capsys.readouterr().out)["accuracy"]
+    assert told["engine"]["qformat"] == "fp8"
+    assert told["reference"]["model"] == "original"
+    assert told["reference"]["model_sha256"] == identity(original)
+    assert told["reference"]["qformat"] == "none"
+    assert 0 < told["kl_divergence_mean"] < 0.1
+    by_name = {layer["name"]: layer for layer in told["layers"]}
+    assert by_name.pop("lm_head")["snr_db"] > 45
+    assert all(20 < layer["snr_db"] < 40 for layer in by_name.values())
+
+
+def test_a_reference_without_a_tokenizer_takes_the_models(
+    quantised: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, original = quantised
+    for path in original.glob("*token*"):
+        path.unlink()
+    flags = ("--model", model, "--output", tmp_path / "engine", "--qformat", "fp8")
+    assert build(*flags, "--accuracy_check", "--reference_model", original) == 0
+
+
+def test_a_quantised_model_needs_a_reference(
+    quantised: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = quantised
+    flags = ("--model", model, "--output", tmp_path / "engine", "--qformat", "fp8")
+    assert build(*flags, "--accuracy_check") == 2
+    told = capsys.readouterr().err
+    assert f"reference_model: is not given, and the weights of {model} are quantised" in told
+    assert "give --reference_model DIR, the original checkpoint" in told
+    assert build(*flags, "--accuracy_check", "--reference_model", model) == 2
+    assert f"reference_model: the weights of {model} are quantised already" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        ({"family": "llama", "vocab_size": 321}, "vocab_size of {} is 321, that of the model 320"),
+        ({"family": "llama", "num_layers": 3}, "num_layers of {} is 3, that of the model 2"),
+        ({"family": "qwen3"}, "{} is a Qwen3ForCausalLM, the model a LlamaForCausalLM"),
+    ],
+)
+def test_a_reference_of_another_shape(
+    other: dict[str, Any],
+    part: str,
+    quantised: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, _ = quantised
+    reference = write_tiny_checkpoint(tmp_path / "other", **other)
+    flags = ("--model", model, "--output", tmp_path / "engine", "--qformat", "fp8")
+    assert build(*flags, "--accuracy_check", "--reference_model", reference) == 2
+    assert f"reference_model: {part.format(reference)}" in capsys.readouterr().err
+
+
+def test_a_reference_with_another_tokenizer(
+    quantised: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, original = quantised
+    tokenizer = original / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    flags = ("--model", model, "--output", tmp_path / "engine", "--qformat", "fp8")
+    assert build(*flags, "--accuracy_check", "--reference_model", original) == 2
+    assert f"{tokenizer} differs from {model / 'tokenizer.json'}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

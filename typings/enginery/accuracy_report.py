@@ -1,0 +1,1 @@
+../../enginery/accuracy_report.py

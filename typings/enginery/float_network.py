@@ -1,0 +1,1 @@
+../../enginery/float_network.py

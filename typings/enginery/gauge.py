@@ -1,0 +1,1 @@
+../../enginery/gauge.py

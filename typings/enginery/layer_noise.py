@@ -1,0 +1,1 @@
+../../enginery/layer_noise.py

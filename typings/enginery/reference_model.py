@@ -1,0 +1,1 @@
+../../enginery/reference_model.py
