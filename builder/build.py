@@ -246,6 +246,7 @@ def build(
     request, options = planned.request, planned.options
     assert request.output is not None and planned.checked is not None
     version = importlib.metadata.version("enginery")
+    calibration = read_calibration_record(request.model)
     with (
         Checkpoint(request.model, planned.config.stored_as) as checkpoint,
         EngineDirectory(request.output, overwrite=request.overwrite) as directory,
@@ -271,7 +272,7 @@ def build(
             variant=planned.payloads[0].variant,
             options=options,
             checkpoint=identity.result(),
-            calibration=read_calibration_record(request.model),
+            calibration=calibration,
             plans={sku.name: plan for sku, plan in zip(planned.skus, planned.plans, strict=True)},
             version=version,
             compiled=artifacts.manifest(),

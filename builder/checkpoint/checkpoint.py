@@ -59,6 +59,7 @@ class Checkpoint:
         files: the weight files, in the order in which they are hashed.
         tensors: dtype and shape by tensor name.
         stored: the weights that are codes, by name.
+        surplus: tensors that say nothing where the model has none of their name.
 
     Args:
         directory: where it is.
@@ -178,7 +179,8 @@ class Checkpoint:
         self._renamed = stored_as.renamed(self._raw)
         problems.raise_if_any()
         hidden = {name for weight in self.stored.values() for name in weight.tensors}
-        hidden |= {*self._renamed.values(), *stored_as.surplus(self._raw)}
+        hidden |= set(self._renamed.values())
+        self.surplus = stored_as.surplus(self._raw)
         tensors = {name: info for name, info in self._raw.tensors.items() if name not in hidden}
         for name, raw_name in self._renamed.items():
             tensors[name] = self._raw.tensors[raw_name]

@@ -58,8 +58,8 @@ def check_tensors(
     )
     for name in checkpoint.tensors:
         is_tied_copy = network.config.tie_word_embeddings and name == LM_HEAD
-        is_known = name in expected or name in known or is_tied_copy
-        if not is_known and not IGNORED.match(name):
+        is_known = name in expected or name in known or name in checkpoint.surplus
+        if not is_known and not is_tied_copy and not IGNORED.match(name):
             problems.add(name, f"is unexpected in a {network.config.family.architecture}")
     values = {*expected, *checked.scales}.difference(checkpoint.stored)
     needed = {name: info for name, info in checkpoint.tensors.items() if name in values}

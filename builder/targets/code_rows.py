@@ -42,6 +42,7 @@ from enginery.quantization import (
     quantize_fp8,
     quantize_grouped_int4,
     quantize_int8,
+    round_to,
     widen,
 )
 
@@ -71,7 +72,7 @@ def input_scale(checkpoint: Checkpoint, weight: Weight) -> npt.NDArray[np.float3
 
 
 def int8_rows(checkpoint: Checkpoint, rows: Weight) -> Int8Weight:
-    """INT8 codes, one scale per row.
+    """INT8 codes in -127..127, one scale per row.
 
     Raises:
         CheckpointError: a value is not finite.
@@ -105,11 +106,14 @@ def int4_rows(
     parts = [_int4_part(checkpoint, rows, part) for part in rows.parts]
     codes, exact = map(np.concatenate, zip(*parts, strict=True))
     scale = round_scale(checkpoint, rows, exact, act)
-    # What is not stored as codes is rounded by the scales as they are kept.
     begin = 0
     for part in rows.parts:
         here = slice(begin, begin + part.num_rows)
-        if not _is_kept(checkpoint, part, "i4"):
+        if _is_kept(checkpoint, part, "i4"):
+            # Scales that are zero as they are kept were replaced by 1.
+            is_zero = widen(round_to(exact[here], act)) == 0
+            codes[here].reshape(*is_zero.shape, INT4_BLOCK)[is_zero] = 0
+        else:  # rounded by the scales as they are kept
             values = read_float32(checkpoint, dataclasses.replace(rows, parts=(part,)))
             codes[here] = int4_codes(values, widen(scale[here]))
         begin += part.num_rows
@@ -135,8 +139,7 @@ def read_zero_terms(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
         if _is_kept(checkpoint, whole, "i4"):
             codes = _stored(checkpoint, whole, in_blocks=True)
             if codes.zero_point is not None:
-                scale = round_scale(checkpoint, rows, codes.scale, CPU_SCALE_DTYPE)
-                terms -= codes.zero_point * widen(scale)
+                terms -= codes.zero_point * widen(round_to(codes.scale, CPU_SCALE_DTYPE))
         parts.append(terms)
     return np.concatenate(parts)
 
@@ -214,7 +217,9 @@ def _stored(checkpoint: Checkpoint, part: WeightPart, *, in_blocks: bool = False
 def _int8_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> Int8Weight:
     if _is_kept(checkpoint, part, "i8"):
         codes = _stored(checkpoint, part)
-        return Int8Weight(codes.q, codes.scale[:, 0])
+        # Kernels multiply magnitudes: -128 has none in 8 bits. Libraries that divide by 127.5 have
+        # one or two in a row.
+        return Int8Weight(np.maximum(codes.q, np.int8(-127)), codes.scale[:, 0])
     values, amax = read_with_amax(checkpoint, dataclasses.replace(rows, parts=(part,)))
     return quantize_int8(values, rows.name, amax)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines of checkpoints that were quantised before, against transformers and against each other."""
+"""Engines of checkpoints that were quantised before, against transformers and each other."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from enginery.runtime.sampling_params import SamplingParams
 from tests.e2e.conftest import Reference
 from tests.support.checkpoints import ARCHITECTURES, write_safetensors, write_tiny_checkpoint
 from tests.support.modelopt_checkpoints import store_smoothed
+from tests.support.quantized_checkpoints import KINDS, quantize_checkpoint
 from tests.support.scales import read_tensors
 from tests.support.tolerances import RANDOM_WEIGHTS, Tolerance, check_logits
 
@@ -26,9 +27,21 @@ LIMITS = {"max_batch_size": 4, "max_num_tokens": 48, "tokens_per_block": 16}
 ALGORITHMS = {"W8A8_SQ_PER_CHANNEL": "int8_sq", "W4A16_AWQ": "int4_awq"}
 # Against the values that the codes stand for: what rounding activations costs.
 OF_CODES = {
+    "int8_wo": Tolerance(0.03, "operands and the KV cache as bfloat16"),
+    "int8_dynamic": Tolerance(0.085, "activations in 255 steps, per token"),
+    "int4_wo": Tolerance(0.03, "operands, scales of blocks and the KV cache as bfloat16"),
+    "fp8": Tolerance(0.25, "activations keep 4 bits of mantissa"),
     "int8_sq": Tolerance(0.3, "activations in 255 steps of one scale that was not calibrated"),
     "int4_awq": Tolerance(0.03, "operands, scales of blocks and the KV cache as bfloat16"),
 }
+# The scheme that keeps the codes of each kind; None: there is none, or its groups are too small.
+KEPT = {
+    "awq": None, "awq_sym": None, "awq_g128": "int4_awq",
+    "gptq_sym": None, "gptq_sym_g128": "int4_wo", "gptq_asym": None, "gptq_desc_act": None,
+    "w4a16": None, "w4a16_asym": None, "w4a16_actorder": None,
+    "w8a16": "int8_wo", "w8a8_dynamic": "int8_dynamic", "w8a8_static": "int8_sq",
+    "fp8_static": "fp8", "fp8_dynamic": None, "block_fp8": None, "tensor_fp8": "fp8",
+}  # fmt: skip
 
 
 def logits(
@@ -68,3 +81,28 @@ def test_smoothing_is_undone_by_what_computes_the_input(
             continue  # a rank's share of these widths is not whole blocks
         kept = logits(model, tmp_path / f"kept{tp_size}", prompt, tp_size=tp_size)
         check_logits(kept, expected, OF_CODES[qformat])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_codes_of_every_format(kind: str, prompt: list[int], tmp_path: Path) -> None:
+    model = write_tiny_checkpoint(tmp_path / "model", "qwen2")
+    twin = tmp_path / "twin"
+    quantize_checkpoint(model, kind, twin=twin)
+    expected = logits(twin, tmp_path / "reference", prompt, dtype="float32")
+    exact = logits(model, tmp_path / "exact", prompt, dtype="float32", qformat="none")
+    assert np.array_equal(exact, expected)
+    qformat = KEPT[kind]
+    if qformat is None:
+        return
+    planned = plan_build(BuildRequest(model=model))
+    assert planned.options.qformat == qformat
+    assert not any("stored" in note for note in planned.notes)
+    # One token takes other kernels than many; both must read the codes alike.
+    kept = logits(model, tmp_path / "kept", prompt)
+    check_logits(kept, expected, OF_CODES[qformat])
+    first = logits(model, tmp_path / "first", prompt[:3])
+    check_logits(first, expected[:3], OF_CODES[qformat])
+
+
+def test_every_format_is_decided() -> None:
+    assert KEPT.keys() == KINDS.keys()

@@ -97,7 +97,13 @@ def pack_quantized(
     """Format "pack-quantized" of compressed-tensors; a group size of -1 is one per row."""
     order = _shuffled(weight) if actorder else None
     groups = round_groups(
-        weight, group_size, num_bits, symmetric=symmetric, order=order, scale_dtype=scale_dtype
+        weight,
+        group_size,
+        num_bits,
+        symmetric=symmetric,
+        order=order,
+        scale_dtype=scale_dtype,
+        reaches_lowest=True,
     )
     tensors: dict[str, Stored] = {
         "weight_packed": (pack(groups.codes, num_bits), "I32"),
@@ -113,7 +119,9 @@ def pack_quantized(
 
 def int8(weight: FloatArray, *, scale_dtype: str = "F32") -> Quantized:
     """Format "int-quantized" of compressed-tensors, one scale per row."""
-    groups = round_groups(weight, -1, 8, symmetric=True, scale_dtype=scale_dtype)
+    groups = round_groups(
+        weight, -1, 8, symmetric=True, scale_dtype=scale_dtype, reaches_lowest=True
+    )
     codes = (groups.codes - 128).astype(np.int8)
     tensors = {"weight": (codes, "I8"), "weight_scale": store_scale(groups.scale, scale_dtype)}
     return Quantized(tensors, groups.values())
@@ -152,8 +160,13 @@ def round_groups(
     symmetric: bool,
     order: Codes | None = None,
     scale_dtype: str = "F16",
+    reaches_lowest: bool = False,
 ) -> Groups:
-    """Rounds to nearest in groups of inputs, which follow each other in `order`."""
+    """Rounds to nearest in groups of inputs, which follow each other in `order`.
+
+    Symmetric codes are from -7 to 7 (-127 to 127); with `reaches_lowest` the scale is that of
+    compressed-tensors, by which a group's least value becomes -8 (-128) where it is the largest.
+    """
     num_rows, depth = weight.shape
     size = depth if group_size == -1 else group_size
     group_of = np.empty(depth, np.int64)
@@ -164,7 +177,8 @@ def round_groups(
     for group in range(shape[1]):
         inside = weight[:, group_of == group]
         low, high = inside.min(1).clip(max=0), inside.max(1).clip(min=0)
-        exact = np.abs(inside).max(1) / (half - 1) if symmetric else (high - low) / top
+        steps = half - 0.5 if reaches_lowest else half - 1
+        exact = np.abs(inside).max(1) / steps if symmetric else (high - low) / top
         scale[:, group] = rounded_scale(exact, scale_dtype)
         if not symmetric:
             zero_point[:, group] = np.round(-low / scale[:, group]).clip(0, top)

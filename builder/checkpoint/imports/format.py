@@ -16,7 +16,7 @@ class Format(ABC):
     Attributes:
         name: for messages, e.g. "awq".
         qformat: the scheme that keeps the codes as they are; "none" where there is no such scheme.
-        kv_cache_dtype: what the KV cache was calibrated for, "fp8" or "int8"; None where it was not.
+        kv_cache_dtype: what the KV cache was calibrated for, "fp8" or "int8"; None: for nothing.
     """
 
     def __init__(self, name: str, qformat: str, kv_cache_dtype: str | None = None) -> None:
@@ -29,7 +29,8 @@ class Format(ABC):
         """The weights that are stored as codes, by the name that they had unquantised.
 
         Which modules are quantised the tensors say, so that what the configuration leaves out
-        (`ignore`, `modules_to_not_convert`, ...) needs no second opinion. Reads no values.
+        (`ignore`, `modules_to_not_convert`, ...) needs no second opinion. Reads no values but those
+        that shapes and the order of columns depend on.
 
         Args:
             raw: the checkpoint's tensors.

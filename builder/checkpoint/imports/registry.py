@@ -18,6 +18,7 @@ from enginery.builder.errors import ConfigError, Problems
 READERS: dict[str, Callable[[Fields], Format]] = {
     "awq": read_awq,
     "compressed-tensors": read_compressed_tensors,
+    "fbgemm_fp8": read_block_fp8,
     "fp8": read_block_fp8,
     "gptq": read_gptq,
     "modelopt": read_modelopt,

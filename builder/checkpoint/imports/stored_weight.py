@@ -36,7 +36,7 @@ class RawTensors(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """dtype and shape by name."""
+        """The dtype and shape of each, by name."""
 
     def read(
         self, name: str, rows: slice = slice(None), columns: slice = slice(None)
@@ -113,7 +113,8 @@ class StoredWeight(ABC):
 
         Args:
             rows: within `[0, N)`.
-            columns: within `[0, K)`, beginning at a multiple of `group_size`.
+            columns: within `[0, K)`, beginning at a multiple of `group_size`; anywhere where a row
+                has one group.
         """
 
     def float32(self, rows: Interval, columns: Interval) -> FloatArray:

@@ -26,6 +26,12 @@ def check_kernels_take(network: Network, options: BuildOptions) -> None:
             "dtype, fp8 or int8",
             "leave it at auto",
         )
+    if any(node.op == "group_sums" for node in network.nodes):
+        problems.add(
+            "qformat",
+            f"{options.qformat} takes symmetric codes; those of the checkpoint have zero points",
+            "choose --qformat int8_wo, which quantises the values anew, or --sku cpu",
+        )
     linears = {node.weight(1).name.rsplit(".", 2)[-2]: node for node in _linears(network)}
     for name, node in linears.items():
         _check_depth(name, node, options, problems)

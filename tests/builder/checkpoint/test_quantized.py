@@ -14,6 +14,7 @@ from enginery.builder.build import PlannedBuild, plan_build
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError, ConfigError, OptionError
 from enginery.builder.options import BuildRequest
+from enginery.builder.targets.code_rows import dequantised_rows
 from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
 from tests.support.modelopt_checkpoints import store_smoothed
 from tests.support.scales import read_tensors
@@ -100,7 +101,7 @@ def test_the_kv_cache_is_what_was_calibrated(model: Path) -> None:
 def test_factors_of_layers_with_one_input_must_be_equal(smoothed: Path) -> None:
     factor = np.ones(128, np.float32)
     change(smoothed, **{FACTOR: (factor, "F32")})
-    with pytest.raises(CheckpointError, match="k_proj.pre_quant_scale: differs from .*q_proj"):
+    with pytest.raises(CheckpointError, match=r"k_proj\.pre_quant_scale: differs from .*q_proj"):
         plan(smoothed)
 
 
@@ -140,10 +141,8 @@ def test_layers_that_the_checkpoint_leaves_alone_stay_so(model: Path) -> None:
     }
     change(model, **values, **{f"{name}.weight_scale": None for name in (down, q)})
     planned = plan(model)
-    assert planned.notes == (
-        f"4 linear layers ({down}.weight, ...) stay in the build dtype: the checkpoint excludes "
-        "them, or they are computed with one that is excluded",
-    )
+    (note,) = planned.notes
+    assert note.startswith(f"4 linear layers ({down}.weight, ...) stay in the build dtype")
     attention = [f"{LAYER}self_attn.{x}_proj" for x in "qkv"]
     assert planned.excluded_modules == (*attention, down)
     dtypes = {
@@ -178,7 +177,7 @@ def test_int4_is_kept_or_refused(model: Path) -> None:
     name = f"{LAYER}mlp.up_proj.weight_scale"
     scale = np.ones((256, 2), np.float32)
     change(model, **{name: (scale, "F32")})
-    with pytest.raises(CheckpointError, match="up_proj.weight: is stored in groups of 64 columns"):
+    with pytest.raises(CheckpointError, match=r"up_proj\.weight: is stored in groups of 64"):
         plan(model)
     assert plan(model, qformat="int8_wo").notes == (
         "14 weights are stored in INT4: qformat int8_wo quantises their values anew",
@@ -186,3 +185,23 @@ def test_int4_is_kept_or_refused(model: Path) -> None:
     change(model, **{name: (np.ones((255, 1), np.float32), "F32")})
     with pytest.raises(CheckpointError, match=r"has shape \[255, 1\]; \[256, 128 / group\]"):
         plan(model)
+
+
+def test_scales_that_vanish_in_bfloat16_make_zeros(model: Path) -> None:
+    store_smoothed(model, "W4A16_AWQ")
+    name = f"{LAYER}mlp.down_proj.weight"
+    tensors, _ = read_tensors(model / "model.safetensors")
+    scale = tensors[f"{name}_scale"].copy()
+    scale[5, 1], scale[6, 0] = 0, 1e-44
+    change(model, **{f"{name}_scale": (scale, "F32")})
+    planned = plan(model)
+    (weight,) = {
+        node.weight(1)
+        for node in planned.network.nodes
+        if node.op == "linear" and node.weight(1).name == name
+    }
+    with Checkpoint(model, planned.config.stored_as) as checkpoint:
+        found = dequantised_rows(checkpoint, weight.rows(4, 8), planned.options)
+        expected = checkpoint.read_float32(name, slice(4, 8))
+    np.testing.assert_allclose(found, expected, rtol=2**-8, atol=1e-40)
+    assert not found[1, 128:].any() and not found[2, :128].any()

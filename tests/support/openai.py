@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front end's application without servers: a model that answers by rule, and ASGI calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from enginery.builder.engine.token_bytes import TokenText, encode_token_bytes
+from enginery.openai.app import create_app
+from enginery.openai.errors import ApiError
+from enginery.openai.generation import Generation, Piece, Usage
+from enginery.openai.options import FrontEndOptions
+from enginery.openai.served import Limits, Served
+from enginery.openai.token_texts import TokenTexts
+from enginery.runtime.tokenizer import Tokenizer
+
+from .tokenizer import BOS_TOKEN_ID, SPECIAL_TOKENS, TOKENIZER_VOCAB_SIZE, write_tiny_tokenizer
+
+MODEL = "tiny"
+LIMITS = Limits(vocab_size=TOKENIZER_VOCAB_SIZE, max_seq_len=64, max_input_len=48, max_batch_size=4)
+OPTIONS = FrontEndOptions("", MODEL, "", "", LIMITS.max_batch_size)
+DEADLINE_S = 60
+
+T = TypeVar("T")
+
+
+@dataclass
+class FakeModel:
+    """Answers each sequence with the letters "abc...", one per token, as many as were asked for.
+
+    Attributes:
+        error: raised in place of token number `error_at` of a sequence.
+        stalls_at: the token before which it waits for ever; None: it does not.
+    """
+
+    error: ApiError | None = None
+    error_at: int = 0
+    stalls_at: int | None = None
+    is_up: bool = True
+    asked: list[Generation] = field(default_factory=list)
+    num_open: int = 0
+    num_cancelled: int = 0
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Piece]:
+        self.asked.append(generation)
+        self.num_open += 1
+        is_done = False
+        try:
+            longest = generation.inputs["max_tokens"]
+            has_log_probs = generation.inputs.get("return_log_probs", False)
+            for position in range(longest):
+                await asyncio.sleep(0)
+                if position == self.stalls_at:
+                    await asyncio.Event().wait()
+                if self.error is not None and position == self.error_at:
+                    raise self.error
+                is_last = position == longest - 1
+                for index in range(generation.num_sequences):
+                    yield Piece(
+                        sequence_index=index,
+                        text=chr(ord("a") + position),
+                        token_ids=(ord("a") + position,),
+                        log_probs=(-0.5 * (position + 1),) if has_log_probs else (),
+                        finish_reason="length" if is_last else "",
+                        usage=Usage(len(generation.token_ids), longest, 1, 1) if is_last else None,
+                    )
+            is_done = True
+        finally:
+            self.num_open -= 1
+            self.num_cancelled += not is_done
+
+    async def is_ready(self) -> bool:
+        return self.is_up
+
+    async def metrics(self) -> str:
+        return "# TYPE nv_example gauge\nnv_example 3.0\n"
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an ASGI application sent."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error, in OpenAI's shape."""
+        assert set(self.json) == {"error"}, self.body
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        """The JSON of each event of a stream, whose framing is checked on the way."""
+        frames = self.body.decode().split("\n\n")
+        assert frames.pop() == ""
+        assert frames.pop() == "data: [DONE]"
+        assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
+        return [json.loads(frame.removeprefix("data: ")) for frame in frames]
+
+
+class Client:
+    """Calls the application as an HTTP server would.
+
+    Args:
+        folder: where the tokenizer of the tiny checkpoints is written.
+        model: answers.
+        has_tokenizer: whether text is understood.
+        options: of the front end, other than the usual ones.
+    """
+
+    def __init__(
+        self, folder: Path, model: FakeModel, *, has_tokenizer: bool = True, **options: Any
+    ) -> None:
+        tokenizer = None
+        if has_tokenizer:
+            write_tiny_tokenizer(folder, adds_bos=True)
+            tokenizer = Tokenizer(folder)
+        self.model = model
+        self.served = Served(MODEL, LIMITS, tokenizer, token_texts(), BOS_TOKEN_ID)
+        self.app = create_app(
+            FrontEndOptions(**{**OPTIONS.__dict__, **options}), model, self.served
+        )
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answered:
+        return self.call("GET", path, b"", headers)
+
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answered:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.call("POST", path, raw, {"content-type": "application/json", **(headers or {})})
+
+    def call(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> Answered:
+        return run(self._call(method, path, body, headers or {}, None))
+
+    def post_and_leave(self, path: str, body: Any, after: Callable[[bytes], bool]) -> bytes:
+        """Posts, and leaves when `after` says so of what was sent so far; returns that."""
+        raw = json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        return run(self._call("POST", path, raw, headers, after)).body
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        leaves: Callable[[bytes], bool] | None,
+    ) -> Answered:
+        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        has_left = asyncio.Event()
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if requests:
+                return requests.pop()
+            while leaves is None or not leaves(_body(sent)):
+                if leaves is None:
+                    await has_left.wait()
+                await asyncio.sleep(0)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            await asyncio.sleep(0)
+
+        raw_headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
+            "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+            "headers": raw_headers, "scheme": "http", "server": ("test", 80), "client": None,
+        }  # fmt: skip
+        await self.app(scope, receive, send)
+        start = sent[0] if sent else {"status": 0, "headers": []}
+        found = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Answered(start["status"], found, _body(sent))
+
+
+def token_texts() -> TokenTexts:
+    """Of the tiny checkpoints' tokenizer; merges are left without text."""
+    texts = [TokenText(bytes([i])) for i in range(256)]
+    texts += [TokenText(b"") for _ in range(BOS_TOKEN_ID - 256)]
+    texts += [TokenText(token.encode(), is_special=True) for token in SPECIAL_TOKENS]
+    return TokenTexts(np.frombuffer(encode_token_bytes(texts), np.uint8))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it in a loop of its own; fails when it hangs."""
+    return asyncio.run(asyncio.wait_for(work, DEADLINE_S))
+
+
+def _body(sent: list[Any]) -> bytes:
+    return b"".join(m.get("body", b"") for m in sent if m["type"] == "http.response.body")
