@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from enginery.accuracy import AccuracyError
+from enginery.accuracy_report import AccuracyError
 from enginery.builder.build import PlannedBuild, build, plan_build
 from enginery.builder.dry_run import DryRun, dry_run
 from enginery.builder.memory import PeakMemory
@@ -25,6 +25,8 @@ from enginery.builder.sku import Sku, load_sku, sku_names
 from enginery.cli.accuracy_flags import Examination, add_accuracy_arguments
 from enginery.cli.build_config import merge_config
 from enginery.cli.build_progress import BuildProgress
+from enginery.cli.calibrated_build import CalibratedModel, calibrated_model
+from enginery.cli.calibration_flags import add_calibration_arguments
 from enginery.cli.flags import FlagParser
 from enginery.cli.legacy_flags import add_legacy_flags, legacy_notes
 from enginery.cli.plan_flags import add_plan_arguments, scheme_lines
@@ -45,6 +47,10 @@ examples:
 
   build-engine --model ./Llama-3.1-70B --sku h200 --tp_size 2 --dry_run
       compile kernels and plans and say what the engine would take; config.json suffices
+
+  build-engine --model ./Llama-3.1-8B --output ./engine --sku h100 --qformat fp8 \
+      --calib_dataset news.jsonl
+      calibrate first: the same as `enginery quantize`, and an engine of what it wrote
 
   build-engine --model ./TinyLlama --output ./engine --qformat w4a8_dynamic \
       --accuracy_check heldout.txt --max_perplexity_increase 3%
@@ -108,6 +114,7 @@ def add_arguments(parser: FlagParser) -> None:
         help="TOML or JSON file with the same option names; the command line comes first",
     )
     add_plan_arguments(parser)
+    add_calibration_arguments(parser, prefix="calib_")
     add_accuracy_arguments(parser)
     behaviour = parser.add_argument_group("behaviour")
     for name, text in (
@@ -137,11 +144,18 @@ def add_arguments(parser: FlagParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Builds the engine; see `add_arguments`."""
     options = merge_config(args)
+    notes = legacy_notes(args)
+    with calibrated_model(options) as model:
+        return _build(model, notes + model.notes)
+
+
+def _build(model: CalibratedModel, notes: list[str]) -> int:
+    """Builds from a checkpoint that has all that the build takes."""
+    options = model.options
     log_level = options.pop("log_level", "info")
     is_quiet = log_level in ("error", "warning")
     as_json = bool(options.pop("json", False))
     is_dry_run = bool(options.pop("dry_run", False))
-    notes = legacy_notes(args)
     examination = Examination.from_options(options, is_dry_run=is_dry_run)
     # With --json standard output holds the object and nothing else.
     text = sys.stderr if as_json else sys.stdout
@@ -149,9 +163,9 @@ def run(args: argparse.Namespace) -> int:
     result: dict[str, Any] = {"notes": notes}
     failure: AccuracyError | None = None
     with PeakMemory() as memory:
-        planned = plan_build(BuildRequest(**options))
+        planned = plan_build(BuildRequest(**options), reads_weights=model.reads_weights)
         notes += planned.notes
-        if not planned.has_weights:
+        if not planned.has_weights and model.reads_weights:
             notes.append(NO_WEIGHTS)
         if not is_quiet:
             for note in notes:

@@ -59,7 +59,25 @@ def _checkpoint(manifest: Mapping[str, Any]) -> list[str]:
     checkpoint = manifest["checkpoint"]
     rows = [("name", checkpoint["name"]), ("config.json", checkpoint["config_sha256"])]
     rows += [(file["name"], file["sha256"]) for file in checkpoint["weights"]]
+    calibration = manifest.get("quantization", {}).get("calibration")
+    if calibration:
+        rows.append(("calibration", _calibration(calibration)))
     return table(rows)
+
+
+def _calibration(record: Mapping[str, Any]) -> str:
+    """One line of `calibration.json`, whose entries anyone may have changed or left out."""
+    parts = [str(record.get("qformat", "unknown format"))]
+    if record.get("kv_cache_dtype", "auto") != "auto":
+        parts.append(f"KV cache {record['kv_cache_dtype']}")
+    dataset = record.get("dataset")
+    if isinstance(dataset, Mapping):
+        parts.append(f"{record.get('num_tokens')} tokens of {dataset.get('name')}")
+        parts.append(f"sha256 {str(dataset.get('sha256'))[:16]}")
+    versions = record.get("versions")
+    if isinstance(versions, Mapping):
+        parts.append(f"modelopt {versions.get('modelopt')}")
+    return ", ".join(parts)
 
 
 def _memory_plans(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
@@ -141,7 +159,7 @@ def _layer_of(row: Row) -> int | None:
 
 def _is_inside(row: Row) -> bool:
     """Whether a step without a layer's name stands within a layer."""
-    return any(f"= {op}(" in row[0] for op in ("silu_mul", "all_reduce", "add"))
+    return any(f"= {op}(" in row[0] for op in ("silu_mul", "group_sums", "all_reduce", "add"))
 
 
 def _pattern(block: list[Row]) -> tuple[Row, ...]:

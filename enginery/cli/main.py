@@ -30,6 +30,7 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("build", "build an engine directory from a checkpoint (also: build-engine)"),
+    Command("quantize", "calibrate a checkpoint and write it quantised, for us and other engines"),
     Command("estimate", "say what a model takes on given hardware; config.json is enough"),
     Command("inspect", "show an engine's header, program, weights and memory plan"),
     Command("verify", "check the sizes and hashes of an engine's files"),

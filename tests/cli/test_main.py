@@ -84,7 +84,7 @@ def test_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "'biuld'" in error
-    assert "build, estimate, inspect" in error
+    assert "build, quantize, estimate, inspect" in error
 
 
 def test_no_command_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:

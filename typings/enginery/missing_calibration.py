@@ -1,0 +1,1 @@
+../../enginery/missing_calibration.py

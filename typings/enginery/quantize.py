@@ -1,0 +1,1 @@
+../../enginery/quantize.py
