@@ -24,7 +24,7 @@ define install_editable
 @$(PIP) --no-build-isolation --editable $(1)
 @sed -i '/^import /!d' $(VENV)/lib/python3*/site-packages/_editable_skbc_enginery.pth
 endef
-CORE_SOURCES := CMakeLists.txt $(shell find runtime -name '*.cc' -o -name '*.h')
+CORE_SOURCES := CMakeLists.txt $(shell find runtime triton_backend/native -name '*.cc' -o -name '*.h')
 CXX_FILES = $(shell find runtime tests examples triton_backend plugins \
               \( -name '*.cc' -o -name '*.h' -o -name '*.c' \) 2>/dev/null)
 # A name that does not exist yet (benchmarks/, examples/) is left out.

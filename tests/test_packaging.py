@@ -35,16 +35,21 @@ def test_wheel_holds_every_python_and_data_file_under_its_import_name(wheel: Pat
         f"{target}/{path.relative_to(ROOT / source)}"
         for target, source in PACKAGES.items()
         for path in (ROOT / source).rglob("*")
-        if path.suffix in (".py", ".toml", ".h") and "src" not in path.relative_to(ROOT).parts
+        if path.suffix in (".py", ".toml", ".h")
+        and not {"src", "native"} & {*path.relative_to(ROOT).parts}
     }
-    expected |= {"enginery/runtime/lib/libenginery.so", "enginery/py.typed"}
+    expected |= {
+        "enginery/py.typed",
+        "enginery/runtime/lib/libenginery.so",
+        "enginery/triton_backend/lib/libtriton_enginery.so",
+    }
     assert not expected - set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_wheel_holds_no_sources_of_the_core(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if name.endswith((".cc", ".o", ".a", "CMakeLists.txt"))]
-    assert not [name for name in names if "/src/" in name]
+    assert not [name for name in names if "/src/" in name or "/native/" in name]
 
 
 def test_installed_wheel_imports_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
+from .native_backend import BACKEND_NAME, native_backend_files
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,12 @@ class Installation:
         """Fills the new directory `folder` for `--backend-directory`.
 
         The wheel keeps the stubs, one per Python version, apart from the backend; the backend
-        looks for the stub beside itself.
+        looks for the stub beside itself. The native backend and the runtime that it needs become
+        a folder of their own where this installation has them.
         """
-        target = folder / "python"
-        target.mkdir(parents=True)
-        for source in [*self.python_backend.iterdir(), self.stub]:
-            if source.is_file():
-                (target / source.name).symlink_to(source)
+        _link(folder / "python", [*self.python_backend.iterdir(), self.stub])
+        if files := native_backend_files():
+            _link(folder / BACKEND_NAME, files)
 
     def environment(self) -> dict[str, str]:
         """This process's environment with the libraries that the binary and the stub need."""
@@ -49,6 +50,14 @@ class Installation:
         if ".so" in name and (Path(folder) / name).exists():
             paths.append(folder)
         return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, paths))}
+
+
+def _link(folder: Path, files: Iterable[Path]) -> None:
+    """Fills a new directory with links to the files."""
+    folder.mkdir(parents=True)
+    for source in files:
+        if source.is_file():
+            (folder / source.name).symlink_to(source)
 
 
 def find_tritonserver() -> Installation:

@@ -15,16 +15,18 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
+from . import layouts
 from .errors import ServerError
 from .installation import Installation, find_tritonserver
 from .leftovers import leftover_prefix, remove_leftovers, remove_stale_leftovers
 from .metrics import REQUESTS, read_gauge
+from .native_backend import BACKEND_LIBRARY, native_backend_files
 from .ports import choose_ports
 from .repository import Repository
 
@@ -53,6 +55,7 @@ class ServerOptions:
         metrics_port: see http_port.
         exit_timeout_s: how long requests in flight may go on when the server is stopped.
         log_verbose: 0: errors and warnings; 1: milestones too; more: as `--log-verbose`.
+        can_reload: whether clients may unload the model and load it again.
     """
 
     address: str = LOOPBACK
@@ -61,6 +64,7 @@ class ServerOptions:
     metrics_port: int = 8002
     exit_timeout_s: float = 30
     log_verbose: int = 0
+    can_reload: bool = False
 
 
 class TritonServer:
@@ -138,21 +142,29 @@ class TritonServer:
             self.kill()
             raise
 
-    def wait(self) -> str:
+    def wait(self, others: Mapping[int, str] | None = None) -> str:
         """Waits until the server breaks and returns how; call `kill` after it.
 
         Triton server goes on saying "ready" when the process that runs the model has died, so
         that one is watched as well.
+
+        Args:
+            others: processes whose end is one of the server too, and what is returned then.
         """
         process = self._started()
         poll = select.poll()
+        reasons: dict[int, str] = {}
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.suppress(ProcessLookupError))  # gone before we waited
-            for pid in (process.pid, *self._stubs):
+            for pid in (process.pid, *self._stubs, *(others or {})):
                 descriptor = os.pidfd_open(pid)
                 stack.callback(os.close, descriptor)
                 poll.register(descriptor, select.POLLIN)
-            poll.poll()
+                if others is not None and pid in others:
+                    reasons[descriptor] = others[pid]
+            ended = [descriptor for descriptor, _ in poll.poll()]
+            if all(descriptor in reasons for descriptor in ended):
+                return reasons[ended[0]]
         status = process.poll()
         if status is None:
             return "the process that runs the model died"
@@ -208,6 +220,11 @@ class TritonServer:
         return self._process
 
     def _launch(self, installation: Installation) -> None:
+        if self.repository.layout == layouts.NATIVE and native_backend_files() is None:
+            raise ServerError(
+                f"{BACKEND_LIBRARY} is not installed; build it with `pip install .` in the source "
+                "tree, or serve with the Python backend"
+            )
         folder = Path(tempfile.mkdtemp(prefix=self._prefix))
         installation.assemble_backends(folder / "backends")
         self._process = subprocess.Popen(
@@ -245,6 +262,8 @@ class TritonServer:
             "allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
             "backend-config": f"python,shm-region-prefix-name={self._prefix}",
         }
+        if options.can_reload:
+            flags |= {"model-control-mode": "explicit", "load-model": "*"}
         # config.pbtxt is complete: Triton server need not start the model once more to ask it.
         switch = "--disable-auto-complete-config"
         return [str(binary), switch, *(f"--{name}={value}" for name, value in flags.items())]

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flag of `serve` that chooses Triton server's backend."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from enginery.runtime.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from enginery.triton_backend.native_backend import NativeOptions
+    from enginery.triton_backend.options import ModelOptions
+    from enginery.triton_backend.trtllm.options import TrtllmOptions
+
+
+def add_backend_flags(group: argparse._ArgumentGroup) -> None:
+    """Declares it."""
+    group.add_argument(
+        "--backend",
+        choices=("auto", "native", "python"),
+        default="auto",
+        help="python: every engine and input, text_input and bad_words too; native: no Python in "
+        "the serving process, engines of target cpu, prompts as input_ids alone; auto: python, "
+        "so that text_input is served (%(default)s)",
+    )
+
+
+def backend_options(
+    args: argparse.Namespace, options: ModelOptions | TrtllmOptions
+) -> ModelOptions | NativeOptions | TrtllmOptions:
+    """The options of the backend that the flag chooses.
+
+    Args:
+        args: what was parsed.
+        options: of the layout.
+
+    Raises:
+        InvalidArgumentError: the native backend does not have the layout.
+    """
+    from enginery.triton_backend.native_backend import NativeOptions
+    from enginery.triton_backend.options import ModelOptions
+
+    if args.backend != "native":
+        return options
+    if not isinstance(options, ModelOptions):
+        raise InvalidArgumentError(
+            f"--backend native: does not have --layout {args.layout}; leave one of them out"
+        )
+    return NativeOptions(options)
