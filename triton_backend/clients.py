@@ -6,17 +6,31 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from enginery.runtime.event import Event
 
-from .responses import ResponseWriter
+from .responses import ResponseWriter, Tensors
 
 _LOG = logging.getLogger(__name__)
 
 _PERIOD_S = 0.05
 # Asking Triton server whether a client is gone is a message to another process: so many a round.
 _CHECKS_PER_ROUND = 128
+
+
+class Watched(Protocol):
+    """Who may go away before the last response."""
+
+    def is_gone(self) -> bool:
+        """Whether the client cancelled or went away before its last response."""
+
+
+class RequestClient(Watched, Protocol):
+    """Who gets the responses of one request of the runtime."""
+
+    def send(self, event: Event) -> None:
+        """Sends one response; may raise when the client is gone."""
 
 
 class Client:
@@ -51,16 +65,22 @@ class Client:
             self._sender.send(response, flags=flags)
 
     def _response(self, event: Event) -> Any:
-        pb_utils = self._pb_utils
         if event.finish_reason == "ERROR":
-            message = f"{event.status}: {event.error}"
-            return pb_utils.InferenceResponse(
-                error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL)
-            )
-        tensors = self._writer.tensors(event)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, array) for name, array in tensors.items()]
-        )
+            return error_response(self._pb_utils, event)
+        return tensor_response(self._pb_utils, self._writer.tensors(event))
+
+
+def error_response(pb_utils: Any, event: Event) -> Any:
+    """The response to a request that ended in ERROR."""
+    error = pb_utils.TritonError(f"{event.status}: {event.error}", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=error)
+
+
+def tensor_response(pb_utils: Any, tensors: Tensors) -> Any:
+    """A response of output tensors, by name."""
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(name, array) for name, array in tensors.items()]
+    )
 
 
 class ClientWatch:
@@ -76,7 +96,9 @@ class ClientWatch:
     """
 
     def __init__(
-        self, clients: Callable[[], Mapping[int, Client]], cancel: Callable[[int], None]
+        self,
+        clients: Callable[[], Mapping[int, Watched]],
+        cancel: Callable[[int], None],
     ) -> None:
         self._clients = clients
         self._cancel = cancel

@@ -29,7 +29,7 @@ from enginery.runtime.errors import (
 from enginery.runtime.runtime import Runtime
 from enginery.runtime.tokenizer import Tokenizer
 
-from .clients import Client, ClientWatch
+from .clients import Client, ClientWatch, RequestClient
 from .metrics import Metrics
 from .options import ModelOptions
 from .requests import check_parameters, read_request
@@ -55,18 +55,16 @@ class TritonPythonModel:
         import triton_python_backend_utils as pb_utils
 
         self._pb_utils = pb_utils
-        _end_with_server()
+        end_with_server()
         config = json.loads(args["model_config"])
-        options = ModelOptions.from_parameters(
-            {key: value["string_value"] for key, value in config["parameters"].items()}
-        )
+        options = self._read_options(config)
         self._engine = Engine(options.engine_dir)
         self._runtime = Runtime(self._engine, options.runtime)
         directory = options.tokenizer_dir or options.engine_dir
         self._tokenizer = functools.cache(lambda: Tokenizer(directory))
         with contextlib.suppress(NotFoundError):  # then text is refused, request by request
             self._tokenizer()
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, RequestClient] = {}
         self._lock = threading.Lock()
         self._senders = SenderPool(options.num_sender_threads, self._cancel)
         self._watch = ClientWatch(self._copy_clients, self._cancel)
@@ -96,6 +94,9 @@ class TritonPythonModel:
         self._senders.close()
         self._runtime.close()
         self._engine.close()
+
+    def _read_options(self, config: dict[str, Any]) -> ModelOptions:
+        return ModelOptions.from_parameters(string_parameters(config))
 
     def _submit(self, request: Any, sender: Any) -> None:
         check_parameters(json.loads(request.parameters() or "{}"))
@@ -142,7 +143,7 @@ class TritonPythonModel:
             _LOG.critical("the dispatcher failed", exc_info=True)
             os._exit(1)
 
-    def _copy_clients(self) -> dict[int, Client]:
+    def _copy_clients(self) -> dict[int, RequestClient]:
         with self._lock:
             return dict(self._clients)
 
@@ -151,7 +152,16 @@ class TritonPythonModel:
             self._runtime.cancel(request_id)
 
 
-def _end_with_server() -> None:
+def string_parameters(config: dict[str, Any]) -> dict[str, str]:
+    """The `parameters` of `config.pbtxt`.
+
+    Args:
+        config: it as JSON.
+    """
+    return {key: value["string_value"] for key, value in config["parameters"].items()}
+
+
+def end_with_server() -> None:
     """Starts a thread that ends this process when tritonserver, its parent, was killed.
 
     The Python backend's own check waits for locks in shared memory that the dead server may hold.

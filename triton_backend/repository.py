@@ -2,9 +2,10 @@
 """Generates a Triton server model repository from an engine directory, and checks it.
 
 repository/
-  enginery/            the model's name
+  enginery/            the model's name; of the layout tensorrt_llm there are five (trtllm/)
     config.pbtxt       written from the tables in this package: no templates, nothing to fill in
-    1/model.py         finds this installation and hands over to enginery.triton_backend.model
+    1/model.py         finds this installation and hands over to the module that has the model;
+                       not there in the layout native
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.executor_choice import check_import_string, check_sku
 
+from . import layouts
+from .layouts import ServedModel
+from .native_backend import BACKEND_NAME, NativeOptions, check_native_parameters
 from .options import ModelOptions
 from .pbtxt import Message, Symbol, to_pbtxt
 from .tensors import INPUTS, OUTPUTS, TensorSpec
+from .trtllm import repository as trtllm
+from .trtllm.options import TrtllmOptions
 
 DEFAULT_MODEL_NAME = "enginery"
 
@@ -40,7 +46,7 @@ for path in {paths!r}:
     sys.path.insert(0, path)
     site.addsitedir(path)
 
-from enginery.triton_backend.model import TritonPythonModel  # noqa: E402, F401
+from {module} import TritonPythonModel  # noqa: E402, F401
 """
 
 
@@ -50,15 +56,19 @@ class Repository:
 
     Attributes:
         path: the folder to give to `tritonserver --model-repository`.
-        model_name: the one model in it.
+        model_name: the model in it that clients ask for.
+        layout: one of `LAYOUTS`.
     """
 
     path: Path
     model_name: str
+    layout: str = layouts.ENGINERY
 
 
 def write_repository(
-    path: Path, options: ModelOptions, model_name: str = DEFAULT_MODEL_NAME
+    path: Path,
+    options: ModelOptions | NativeOptions | TrtllmOptions,
+    model_name: str | None = None,
 ) -> Repository:
     """Writes the repository for the engine in `options.engine_dir`.
 
@@ -66,31 +76,39 @@ def write_repository(
     server's log.
 
     Args:
-        path: made when it is not there; the model's folder in it is written anew.
-        options: become the `parameters` of `config.pbtxt`.
-        model_name: letters, digits, `_`, `-` and `.`.
+        path: made when it is not there; the models' folders in it are written anew.
+        options: become the `parameters` of `config.pbtxt`; their type chooses the layout.
+        model_name: of the model that clients ask for: letters, digits, `_`, `-` and `.`; None:
+            "enginery", or "ensemble" in the layout `tensorrt_llm`.
 
     Raises:
         InvalidArgumentError: the name is not a model name, or the repository fails its check.
         EngineryError: the engine cannot be opened, or was not built for the SKU.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", model_name):
-        raise InvalidArgumentError(
-            f"model_name = {model_name!r}: must be letters, digits, '_', '-' and '.'"
-        )
-    options = replace(
-        options,
-        engine_dir=str(Path(options.engine_dir).resolve()),
-        tokenizer_dir=options.tokenizer_dir and str(Path(options.tokenizer_dir).resolve()),
-    )
-    if options.runtime.executor is not None:
-        check_import_string(options.runtime.executor)
-    _check_engine(options)
-    folder = path / model_name
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "config.pbtxt").write_text(to_pbtxt(model_config(options, model_name)))
-    (folder / "1" / "model.py").write_text(_MODEL_PY.format(paths=_site_packages()))
-    repository = Repository(path, model_name)
+    if isinstance(options, TrtllmOptions):
+        layout, default = layouts.TENSORRT_LLM, trtllm.DEFAULT_MODEL_NAME
+        options = replace(options, model=_resolved(options.model))
+        _check_options(options.model)
+        trtllm.check_tokenizer(options.model)
+    elif isinstance(options, NativeOptions):
+        layout, default = layouts.NATIVE, DEFAULT_MODEL_NAME
+        options = replace(options, model=_resolved(options.model))
+        check_native_parameters(options.model.to_parameters())
+    else:
+        layout, default = layouts.ENGINERY, DEFAULT_MODEL_NAME
+        options = _resolved(options)
+        _check_options(options)
+    repository = Repository(path, default if model_name is None else model_name, layout)
+    _check_name(repository)
+    for model in _served_models(repository, options):
+        folder = path / model.name
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+        (folder / "config.pbtxt").write_text(to_pbtxt(model.config))
+        if model.module is None:
+            (folder / "1" / "model.py").unlink(missing_ok=True)
+        else:
+            text = _MODEL_PY.format(paths=_site_packages(), module=model.module)
+            (folder / "1" / "model.py").write_text(text)
     check_repository(repository)
     return repository
 
@@ -114,51 +132,131 @@ def model_config(options: ModelOptions, model_name: str) -> Message:
 
 
 def check_repository(repository: Repository) -> None:
-    """Reads the written `config.pbtxt` back and compares it with the tables and the engine.
+    """Reads the written files back and compares them with the tables and the engine.
 
     Raises:
         InvalidArgumentError: lists every difference.
     """
+    empty = ModelOptions("")
+    options: dict[str, ModelOptions | NativeOptions | TrtllmOptions] = {
+        layouts.ENGINERY: empty,
+        layouts.NATIVE: NativeOptions(empty),
+        layouts.TENSORRT_LLM: TrtllmOptions(empty),
+    }
+    expected = _served_models(repository, options[repository.layout])
+    problems: list[str] = []
+    for model in expected:
+        own = _model_problems(repository, model)
+        problems += own if len(expected) == 1 else [f"{model.name}: {each}" for each in own]
+    if problems:
+        where = repository.path / repository.model_name if len(expected) == 1 else repository.path
+        raise InvalidArgumentError.from_problems(str(where), problems)
+
+
+def _served_models(
+    repository: Repository, options: ModelOptions | NativeOptions | TrtllmOptions
+) -> list[ServedModel]:
+    """The models of the layout, the one that clients ask for first."""
+    name = repository.model_name
+    if isinstance(options, TrtllmOptions):
+        return trtllm.served_models(options, _max_batch_size(options.model), name)
+    if isinstance(options, NativeOptions):
+        policy = {"decoupled": options.is_decoupled}
+        native_config: Message = {
+            **model_config(options.model, name),
+            "backend": BACKEND_NAME,
+            "model_transaction_policy": policy,
+        }
+        return [ServedModel(name, native_config, read_parameters=check_native_parameters)]
+    module = "enginery.triton_backend.model"
+    config = model_config(options, name)
+    return [ServedModel(name, config, module, ModelOptions.from_parameters)]
+
+
+def _model_problems(repository: Repository, model: ServedModel) -> list[str]:
+    """What is wrong with the folder of a model."""
     from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
-    folder = repository.path / repository.model_name
-    problems: list[str] = []
+    folder = repository.path / model.name
+    expected = text_format.Parse(to_pbtxt(model.config), model_config_pb2.ModelConfig())
     try:
         config = text_format.Parse(
             (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
         )
     except (OSError, text_format.ParseError) as error:
         raise InvalidArgumentError(f"{folder / 'config.pbtxt'}: {error}") from error
-    if config.name != repository.model_name:
-        problems.append(f"name = {config.name!r}: the folder is {repository.model_name!r}")
-    if not config.model_transaction_policy.decoupled:
+    problems: list[str] = []
+    if config.name != model.name:
+        problems.append(f"name = {config.name!r}: the folder is {model.name!r}")
+    if config.backend != expected.backend:
+        problems.append(f"backend = {config.backend!r}: must be {expected.backend!r}")
+    is_enginery = repository.layout == layouts.ENGINERY
+    if is_enginery and not config.model_transaction_policy.decoupled:
         problems.append("model_transaction_policy.decoupled: must be true, or nothing streams")
-    types = model_config_pb2.DataType
-    for kind, specs, written in (
-        ("input", INPUTS, config.input),
-        ("output", OUTPUTS, config.output),
+    for kind, written, tables in (
+        ("input", config.input, expected.input),
+        ("output", config.output, expected.output),
     ):
-        got = {t.name: (types.Name(t.data_type), tuple(t.dims)) for t in written}
-        expected = {s.name: (f"TYPE_{s.data_type}", s.dims) for s in specs}
-        problems += _differences(kind, got, expected)
-    parameters = {key: value.string_value for key, value in config.parameters.items()}
-    try:
-        options = ModelOptions.from_parameters(parameters)
-        _check_engine(options)
-    except InvalidArgumentError as error:
-        problems.append(str(error))
-    if not (folder / "1" / "model.py").is_file():
+        problems += _differences(kind, _signatures(written), _signatures(tables))
+    if config.ensemble_scheduling != expected.ensemble_scheduling:
+        problems.append("ensemble_scheduling: is not as it was written; write it anew")
+    if model.read_parameters is not None:
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        try:
+            read = model.read_parameters(parameters)
+            if isinstance(read, ModelOptions):
+                _check_options(read)
+        except InvalidArgumentError as error:
+            problems.append(str(error))
+    if model.module is not None and not (folder / "1" / "model.py").is_file():
         problems.append(f"{folder / '1' / 'model.py'}: is missing")
-    if problems:
-        raise InvalidArgumentError.from_problems(str(folder), problems)
+    return problems
 
 
-def _check_engine(options: ModelOptions) -> None:
+def _signatures(tensors: Iterable[Any]) -> dict[str, _Signature]:
+    from tritonclient.grpc import model_config_pb2
+
+    types = model_config_pb2.DataType
+    return {t.name: (types.Name(t.data_type), tuple(t.dims)) for t in tensors}
+
+
+def _check_name(repository: Repository) -> None:
+    name = repository.model_name
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name):
+        raise InvalidArgumentError(
+            f"model_name = {name!r}: must be letters, digits, '_', '-' and '.'"
+        )
+    if repository.layout == layouts.TENSORRT_LLM and name in trtllm.FIXED_NAMES:
+        raise InvalidArgumentError(
+            f"model_name = {name!r}: is the name of another model; it names the ensemble of "
+            + ", ".join(trtllm.STEPS)
+        )
+
+
+def _resolved(options: ModelOptions) -> ModelOptions:
+    return replace(
+        options,
+        engine_dir=str(Path(options.engine_dir).resolve()),
+        tokenizer_dir=options.tokenizer_dir and str(Path(options.tokenizer_dir).resolve()),
+    )
+
+
+def _check_options(options: ModelOptions) -> None:
     """Opens the engine and refuses a SKU that it was not built for."""
+    if options.runtime.executor is not None:
+        check_import_string(options.runtime.executor)
     with Engine(options.engine_dir) as engine:
         if options.runtime.sku is not None:
             check_sku(engine, options.runtime.sku)
+
+
+def _max_batch_size(options: ModelOptions) -> int:
+    """Rows of a request: as many as the runtime runs at once."""
+    if options.runtime.max_batch_size or not options.engine_dir:
+        return options.runtime.max_batch_size
+    with Engine(options.engine_dir) as engine:
+        return engine.info.max_batch_size
 
 
 def _differences(

@@ -25,6 +25,7 @@ FINISH_REASONS = {
 }
 
 Tensors = dict[str, npt.NDArray[Any]]
+Logits = npt.NDArray[np.float32]
 
 
 def merge(events: Iterable[Event]) -> list[Event]:
@@ -45,6 +46,8 @@ def merge(events: Iterable[Event]) -> list[Event]:
                 token_ids=earlier.token_ids + event.token_ids,
                 text=earlier.text + event.text,
                 logprobs=(earlier.logprobs or []) + (event.logprobs or []) or None,
+                context_logits=_either(earlier.context_logits, event.context_logits),
+                generation_logits=_joined(earlier.generation_logits, event.generation_logits),
             )
         merged[event.sequence_index] = event
     return list(merged.values())
@@ -90,6 +93,16 @@ class ResponseWriter:
             "output_log_probs": np.asarray(drawn, np.float32),
             "cum_log_probs": np.asarray([total], np.float32),
         }
+
+
+def _either(first: Logits | None, second: Logits | None) -> Logits | None:
+    return second if first is None else first
+
+
+def _joined(first: Logits | None, second: Logits | None) -> Logits | None:
+    if first is None or second is None:
+        return _either(first, second)
+    return np.concatenate([first, second])
 
 
 def _perf_metrics(event: Event) -> Tensors:

@@ -17,7 +17,7 @@ import tritonclient.grpc as grpc
 from enginery.triton_backend.server import TritonServer
 from enginery.triton_backend.tensors import TensorSpec
 from enginery.triton_backend.trtllm.repository import ensemble_inputs
-from enginery.triton_backend.trtllm.tensors import INPUTS
+from enginery.triton_backend.trtllm.tensors import BLS_INPUTS, INPUTS
 
 from .triton import DEADLINE_S
 
@@ -41,7 +41,8 @@ class Failed(Exception):
 
 def input_specs(model: str) -> dict[str, TensorSpec]:
     """The inputs of a model by name; what is no step is the ensemble."""
-    return {spec.name: spec for spec in INPUTS.get(model) or ensemble_inputs()}
+    specs: tuple[TensorSpec, ...] = INPUTS.get(model) or (*ensemble_inputs(), *BLS_INPUTS)
+    return {spec.name: spec for spec in specs}
 
 
 def typed_inputs(model: str, inputs: Mapping[str, Any], client: Any = grpc) -> list[Any]:

@@ -10,7 +10,7 @@ import textwrap
 
 DEADLINE_S = 60
 WATCHED = (
-    "import enginery.triton_backend.model as model; model._ALARM_S = 2; model._end_with_server()"
+    "import enginery.triton_backend.model as model; model._ALARM_S = 2; model.end_with_server()"
 )
 
 

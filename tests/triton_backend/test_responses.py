@@ -117,6 +117,22 @@ def test_merge_joins_what_belongs_to_a_sequence() -> None:
     assert merged[0].logprobs is None
 
 
+def test_merge_joins_logits() -> None:
+    first, second = np.zeros((1, 4), np.float32), np.ones((2, 4), np.float32)
+    (joined,) = merge(
+        [
+            event(token_ids=[1], context_logits=second, generation_logits=first),
+            event(token_ids=[2, 3], generation_logits=second),
+            event(finish_reason="LENGTH", is_last=True),
+        ]
+    )
+    assert joined.generation_logits is not None
+    assert joined.generation_logits.tolist() == [*first.tolist(), *second.tolist()]
+    assert joined.context_logits is second
+    (plain,) = merge([event(token_ids=[1]), event(token_ids=[2])])
+    assert plain.generation_logits is None
+
+
 def test_merge_changes_no_event() -> None:
     first, second = event(token_ids=[1], text="a"), event(token_ids=[2], text="b")
     merge([first, second])

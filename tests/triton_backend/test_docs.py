@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/triton.md lists the tensors, metrics and parameters that there are, and no others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from enginery.runtime.runtime import RuntimeOptions
+from enginery.triton_backend import tensors
+from enginery.triton_backend.metrics import COUNTERS, GAUGES, TIMESTAMP
+from enginery.triton_backend.options import ModelOptions
+from enginery.triton_backend.trtllm.options import BlsOptions
+from enginery.triton_backend.trtllm.repository import ensemble_inputs, ensemble_outputs
+from enginery.triton_backend.trtllm.tensors import BLS_INPUTS, INPUTS, OUTPUTS, InputSpec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "triton.md").read_text(encoding="utf-8")
+
+TABLES: dict[str, Iterable[tensors.TensorSpec]] = {
+    "`ensemble`: inputs": ensemble_inputs(),
+    "`ensemble`: outputs": ensemble_outputs(),
+    "`tensorrt_llm_bls`: inputs besides those of `ensemble`": BLS_INPUTS,
+    "`enginery`: inputs": tensors.INPUTS,
+    "`enginery`: outputs": tensors.OUTPUTS,
+    **{f"`{step}`: inputs": specs for step, specs in INPUTS.items()},
+    **{f"`{step}`: outputs": specs for step, specs in OUTPUTS.items()},
+}
+
+
+def rows(title: str) -> list[str]:
+    """The rows of the table under a heading, without its head."""
+    (section,) = re.findall(rf"^##+ {re.escape(title)}\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
+    return [line for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def row(spec: tensors.TensorSpec) -> str:
+    dims = "" if spec.dims == (1,) else f"[{', '.join(map(str, spec.dims))}]"
+    doc = spec.doc
+    if isinstance(spec, InputSpec) and spec.refusal:
+        shown = [str(v).lower() if isinstance(v, bool) else str(v) for v in spec.off]
+        off = [f"`{text}`" if text else "empty" for text in shown]
+        off += [] if spec.dims == (1,) else ["no elements"]
+        doc = f"{doc} (off: {', '.join(off)})"
+    return f"| `{spec.name}` | {spec.data_type}{dims} | {doc} |"
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_tensors(title: str) -> None:
+    assert rows(title) == [row(spec) for spec in TABLES[title]]
+
+
+def test_metrics() -> None:
+    names = [*(family.name for family in GAUGES), *COUNTERS, TIMESTAMP]
+    assert [line.split("`")[1] for line in rows("Metrics")] == names
+
+
+def test_parameters() -> None:
+    everything = ModelOptions(
+        "e",
+        "t",
+        num_sender_threads=3,
+        runtime=RuntimeOptions(
+            kv_cache_bytes=1, max_batch_size=1, max_num_tokens=1, max_queue_size=1,
+            policy="MAX_UTILIZATION", enable_chunked_context=False, enable_block_reuse=False,
+            max_chunk_tokens=1, num_threads=1, pin_threads=True, isa="avx2", executor="a:b",
+            sku="cpu", free_gpu_memory_fraction=0.5,
+        ),
+    )  # fmt: skip
+    keys = {key for line in rows("Parameters") for key in re.findall("`(.*?)`", line.split("|")[2])}
+    own = {"exclude_input_in_output", "add_special_tokens", "skip_special_tokens"}
+    own |= BlsOptions().to_parameters().keys()
+    assert keys == everything.to_parameters().keys() | own
