@@ -49,12 +49,25 @@ MAY_IMPORT_EAGERLY = {
 }
 # Module prefixes that are only ever imported by the code that asks for their extra.
 EXTRA_ONLY_MODULES = (
+    "enginery.openai",  # FastAPI and tritonclient, in a process of its own
     "enginery.plugins.emulate",  # torch, onnxruntime and the Triton language
     "enginery.plugins.kernels",  # Triton-language kernels import the language at the top
     "enginery.runtime.executors.cuda",  # cuda-python
-    "enginery.quantization.calibration",  # torch and modelopt
     "enginery.triton_backend.model",  # runs inside Triton server, beside its utilities
 )
+
+# Third-party package -> the modules that may import it at all, in whatever function: everything
+# else is built and served without it.
+IMPORTED_ONLY_BY = {
+    "modelopt": ("enginery.quantization.calibration", "enginery.quantization.calibration_export"),
+    "safetensors": (),  # checkpoints are read by code of ours, which trusts no header
+    "transformers": ("enginery.quantization.calibration",),
+    "torch": (
+        "enginery.plugins",
+        "enginery.quantization.calibration",
+        "enginery.quantization.calibration_export",
+    ),
+}
 
 # C++ folder below runtime/src -> the folders whose headers it may include beside its own.
 MAY_INCLUDE = {
@@ -135,6 +148,10 @@ def violations(folder: str, module: str, imports: list[Import]) -> list[str]:
         if top == "enginery":
             if not any(is_within(target, allowed) for allowed in (own, *MAY_IMPORT[folder])):
                 found.append(f"{place}: {folder} must not import {target}")
+        elif top in IMPORTED_ONLY_BY and not any(
+            is_within(module, allowed) for allowed in IMPORTED_ONLY_BY[top]
+        ):
+            found.append(f"{place}: {top} is not for {module} to import")
         elif top in ("tests", "benchmarks", "examples", *PYTHON_FOLDERS):
             found.append(f"{place}: {target} is not for the package to import")
         elif (
@@ -174,6 +191,9 @@ def test_folder_imports_only_what_it_may(folder: str) -> None:
             "try:\n    import torch\nexcept ImportError:\n    pass",
         ),
         ("quantization", "enginery.quantization.int8", "import enginery.runtime.executor"),
+        ("quantization", "enginery.quantization.int8", "def f():\n    import torch"),
+        ("quantization", "enginery.quantization.calibration", "import torch"),
+        ("builder", "enginery.builder.build", "def f():\n    from transformers import AutoModel"),
         ("plugins", "enginery.plugins.spec", "from enginery.runtime import llm"),
         ("enginery", "enginery.cli.main", "from tests import support"),
         ("builder", "enginery.builder.build", "import quantization"),
@@ -187,7 +207,8 @@ def test_forbidden_import_is_found(folder: str, module: str, source: str) -> Non
     ("folder", "module", "source"),
     [
         ("runtime", "enginery.runtime.llm", "from .library import load\nimport numpy as np"),
-        ("runtime", "enginery.runtime.llm", "def f():\n    import torch"),
+        ("runtime", "enginery.runtime.llm", "def f():\n    import psutil"),
+        ("quantization", "enginery.quantization.calibration", "def f():\n    import torch"),
         ("builder", "enginery.builder.build", "from ..quantization import int8"),
         (
             "plugins",

@@ -35,7 +35,7 @@ def test_wheel_holds_every_python_and_data_file_under_its_import_name(wheel: Pat
         f"{target}/{path.relative_to(ROOT / source)}"
         for target, source in PACKAGES.items()
         for path in (ROOT / source).rglob("*")
-        if path.suffix in (".py", ".toml", ".h")
+        if path.suffix in (".py", ".toml", ".h", ".html")
         and not {"src", "native"} & {*path.relative_to(ROOT).parts}
     }
     expected |= {

@@ -8,13 +8,17 @@ the model is ready. SIGTERM and SIGINT end the server when the requests in fligh
   enginery serve engines/demo
   enginery serve engines/demo --http_port 0 --grpc_port 0 --metrics_port 0
   enginery serve engines/demo --model_repository models --dry_run
+  enginery serve engines/demo --layout tensorrt_llm
+  enginery serve engines/demo --backend native
   enginery serve engines/llama-h200 --emulate
+  enginery serve engines/demo --openai
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import signal
 import sys
@@ -24,19 +28,30 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from enginery.cli.backend_flags import add_backend_flags, backend_options
 from enginery.cli.executor_flags import add_executor_flags, add_thread_flags, executor_options
 from enginery.cli.flags import FlagParser
+from enginery.cli.layout_flags import add_layout_flags, layout_options
+from enginery.cli.openai_flags import add_openai_flags, check_openai_flags, front_end_options
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.engine import Engine
 from enginery.runtime.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
+    from enginery.openai.front_end import FrontEnd
     from enginery.triton_backend.server import TritonServer
 
 _SERVER_DIED = 1
 # Lines of tritonserver that look like errors and are none: it tells a machine without a GPU from
 # one with, and it was told to end.
-_NO_ERRORS = ('"CudaDriverHelper has not been initialized."', "Signal (15) received.")
+_NO_ERRORS = (
+    '"CudaDriverHelper has not been initialized."',
+    'CUDA driver version is insufficient for CUDA runtime version"',
+    'falling back to non-pinned system memory"',
+    "Signal (15) received.",
+    # A client left as its last response was on the way.
+    "HandleCancellation called even when the context was not cancelled",
+)
 
 
 def add_arguments(parser: FlagParser) -> None:
@@ -44,7 +59,8 @@ def add_arguments(parser: FlagParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("engine", type=Path, metavar="ENGINE", help="engine directory")
     server = parser.add_argument_group("server")
-    server.add_argument("--model_name", default="enginery", help="name clients ask for")
+    add_layout_flags(server)
+    add_backend_flags(server)
     server.add_argument(
         "--model_repository", type=Path, help="where to write the repository (default: temporary)"
     )
@@ -89,6 +105,7 @@ def add_arguments(parser: FlagParser) -> None:
     runtime.add_argument("--disable_chunked_context", action="store_true")
     runtime.add_argument("--disable_block_reuse", action="store_true", help="no prefix cache")
     add_executor_flags(parser)
+    add_openai_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     from enginery.triton_backend.repository import write_repository
     from enginery.triton_backend.server import ServerOptions, TritonServer
 
+    api_keys = check_openai_flags(args)
     with Engine(args.engine) as engine:
         chosen = executor_options(args, engine)
     options = ModelOptions(
@@ -119,9 +137,10 @@ def run(args: argparse.Namespace) -> int:
     )
     with tempfile.TemporaryDirectory(prefix=leftover_prefix()) as temporary:
         folder = args.model_repository or Path(temporary)
-        repository = write_repository(folder, options, args.model_name)
+        chosen_model = backend_options(args, layout_options(args, options))
+        repository = write_repository(folder, chosen_model, args.model_name)
         if args.dry_run:
-            print((folder / args.model_name / "config.pbtxt").read_text(), end="")
+            print((folder / repository.model_name / "config.pbtxt").read_text(), end="")
             return 0
         server = TritonServer(
             repository,
@@ -135,28 +154,49 @@ def run(args: argparse.Namespace) -> int:
             ),
             on_log=_print_log,
         )
-        return _serve(server, args.start_timeout)
+        return _serve(server, args.start_timeout, functools.partial(_front_end, args, api_keys))
+
+
+def _front_end(
+    args: argparse.Namespace, api_keys: tuple[str, ...], server: TritonServer
+) -> FrontEnd | None:
+    """The front end of a started server, where one is asked for."""
+    from enginery.openai.front_end import FrontEnd
+
+    return FrontEnd(front_end_options(args, api_keys, server)) if args.openai else None
 
 
 class _ToldToEnd(BaseException):
     """SIGTERM or SIGINT came; like KeyboardInterrupt, nothing but its handler may catch it."""
 
 
-def _serve(server: TritonServer, start_timeout_s: float) -> int:
+def _serve(
+    server: TritonServer,
+    start_timeout_s: float,
+    make_front_end: Callable[[TritonServer], FrontEnd | None],
+) -> int:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise _ToldToEnd
 
     _set_handler(end)
+    front_end: FrontEnd | None = None
     try:
         server.start(start_timeout_s)
-        _print_ready(server)
-        reason = server.wait()
+        front_end = make_front_end(server)
+        if front_end is not None:
+            front_end.start(start_timeout_s)
+        _print_ready(server, front_end)
+        reason = server.wait({front_end.pid: "the OpenAI front end died"} if front_end else None)
     except _ToldToEnd:
         with contextlib.suppress(_ToldToEnd):  # a second signal
+            if front_end is not None:  # first: it would only refuse what comes meanwhile
+                front_end.stop()
             server.stop()
         return 0
     finally:
         _set_handler(signal.SIG_IGN)
+        if front_end is not None:
+            front_end.kill()
         server.kill()
     print(f"enginery serve: error: {reason}", file=sys.stderr)
     return _SERVER_DIED
@@ -168,11 +208,11 @@ def _set_handler(handler: Callable[[int, FrameType | None], None] | signal.Handl
 
 
 def _print_log(line: str) -> None:
-    if not line.endswith(_NO_ERRORS):
+    if not any(text in line for text in _NO_ERRORS):
         print(line, file=sys.stderr, flush=True)
 
 
-def _print_ready(server: TritonServer) -> None:
+def _print_ready(server: TritonServer, front_end: FrontEnd | None) -> None:
     """One line of JSON on standard output, for scripts that wait for it."""
     ready = {
         "status": "ready",
@@ -182,4 +222,6 @@ def _print_ready(server: TritonServer) -> None:
         "metrics": f"{server.metrics_url}/metrics",
         "pid": server.pid,
     }
+    if front_end is not None:
+        ready["openai"] = front_end.url
     print(json.dumps(ready), flush=True)

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from enginery.builder.engine.token_bytes import TokenText, encode_token_bytes
+from enginery.builder.engine.token_bytes import encode_token_bytes
+from enginery.builder.tokenizer.vocabulary import TokenText
 from enginery.openai.app import create_app
 from enginery.openai.errors import ApiError
 from enginery.openai.generation import Generation, Piece, Usage
@@ -143,16 +144,22 @@ class Client:
         return self.call("GET", path, b"", headers)
 
     def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Answered:
+        return run(self.apost(path, body, headers))
+
+    async def apost(
+        self, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> Answered:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.call("POST", path, raw, {"content-type": "application/json", **(headers or {})})
+        typed = {"content-type": "application/json", **(headers or {})}
+        return await self._call("POST", path, raw, typed, None)
 
     def call(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None
     ) -> Answered:
         return run(self._call(method, path, body, headers or {}, None))
 
-    def post_and_leave(self, path: str, body: Any, after: Callable[[bytes], bool]) -> bytes:
-        """Posts, and leaves when `after` says so of what was sent so far; returns that."""
+    def post_and_leave(self, path: str, body: Any, after: Callable[[list[Any]], bool]) -> bytes:
+        """Posts, and leaves when `after` says so of the messages so far; returns the body."""
         raw = json.dumps(body).encode()
         headers = {"content-type": "application/json"}
         return run(self._call("POST", path, raw, headers, after)).body
@@ -163,7 +170,7 @@ class Client:
         path: str,
         body: bytes,
         headers: Mapping[str, str],
-        leaves: Callable[[bytes], bool] | None,
+        leaves: Callable[[list[Any]], bool] | None,
     ) -> Answered:
         requests = [{"type": "http.request", "body": body, "more_body": False}]
         has_left = asyncio.Event()
@@ -172,7 +179,7 @@ class Client:
         async def receive() -> Any:
             if requests:
                 return requests.pop()
-            while leaves is None or not leaves(_body(sent)):
+            while leaves is None or not leaves(sent):
                 if leaves is None:
                     await has_left.wait()
                 await asyncio.sleep(0)
@@ -180,7 +187,8 @@ class Client:
 
         async def send(message: Any) -> None:
             sent.append(message)
-            await asyncio.sleep(0)
+            for _ in range(10):  # whoever waits for the client to leave has its turn
+                await asyncio.sleep(0)
 
         raw_headers = [(k.lower().encode(), v.encode("latin-1")) for k, v in headers.items()]
         scope = {
@@ -189,9 +197,11 @@ class Client:
             "headers": raw_headers, "scheme": "http", "server": ("test", 80), "client": None,
         }  # fmt: skip
         await self.app(scope, receive, send)
-        start = sent[0] if sent else {"status": 0, "headers": []}
+        # Here and not after the loop, whose end cancels whatever was forgotten.
+        assert self.model.num_open == 0, "a generation goes on when its request has ended"
+        start: dict[str, Any] = sent[0] if sent else {"status": 0, "headers": []}
         found = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Answered(start["status"], found, _body(sent))
+        return Answered(start["status"], found, body_of(sent))
 
 
 def token_texts() -> TokenTexts:
@@ -207,5 +217,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(work, DEADLINE_S))
 
 
-def _body(sent: list[Any]) -> bytes:
+def body_of(sent: list[Any]) -> bytes:
+    """The body in ASGI's messages."""
     return b"".join(m.get("body", b"") for m in sent if m["type"] == "http.response.body")

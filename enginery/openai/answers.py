@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers in OpenAI's shapes: whole, or as the chunks of a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .calls import Call
+from .generation import Piece, Usage
+from .served import Served
+from .token_texts import Offsets
+
+Json = dict[str, Any]
+
+
+class Answer(ABC):
+    """Writes the answer to one call; its pieces are given in order, each once.
+
+    Args:
+        call: what was asked.
+        served: the model that answers.
+    """
+
+    id_prefix: str
+    whole_object: str
+    chunk_object: str
+
+    def __init__(self, call: Call, served: Served) -> None:
+        self.id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+        self._call = call
+        self._served = served
+        self._created = int(time.time())
+        self._usages: dict[int, Usage] = {}
+        self._num_output_tokens = 0
+        self._texts: dict[int, list[str]] = {}
+        self._finish_reasons: dict[int, str] = {}
+        self._logprobs: dict[int, Json] = {}
+
+    def chunks(self, pieces: Sequence[tuple[int, Piece]]) -> Iterator[Json]:
+        """Chunks of a stream for pieces; none for those that add nothing that a client sees."""
+        for choice, piece in pieces:
+            self._note_usage(choice, piece)
+            self._num_output_tokens += len(piece.token_ids)
+            is_first = choice not in self._texts
+            self._texts.setdefault(choice, [])
+            if is_first:
+                yield from map(self._chunk, self._opening(choice))
+            logprobs = self._logprobs_of(choice, piece)
+            if piece.text or piece.finish_reason or logprobs:
+                yield from map(self._chunk, self._delta(choice, piece, logprobs))
+
+    def usage_chunk(self) -> Json:
+        """The last chunk of a stream that was asked for token counts."""
+        return {**self._head(self.chunk_object), "choices": [], "usage": self.usage()}
+
+    def add(self, pieces: Sequence[tuple[int, Piece]]) -> None:
+        """Keeps pieces for `whole`."""
+        for choice, piece in pieces:
+            self._note_usage(choice, piece)
+            self._texts.setdefault(choice, []).append(piece.text)
+            if piece.finish_reason:
+                self._finish_reasons[choice] = piece.finish_reason
+            for name, values in (self._logprobs_of(choice, piece) or {}).items():
+                known = self._logprobs.setdefault(choice, {})
+                known[name] = None if values is None else known.get(name, []) + values
+
+    def whole(self) -> Json:
+        """The answer, when all pieces were added."""
+        choices = [
+            {
+                "index": choice,
+                **self._text("".join(self._texts[choice]), choice),
+                "logprobs": self._logprobs.get(choice),
+                "finish_reason": self._finish_reasons[choice],
+            }
+            for choice in sorted(self._texts)
+        ]
+        return {**self._head(self.whole_object), "choices": choices, "usage": self.usage()}
+
+    def usage(self) -> Json:
+        """Token counts: each prompt once, however many sequences were drawn for it."""
+        usages = self._usages
+        of_prompts = [usages[i] for i in sorted(usages) if i % self._call.num_sequences == 0]
+        num_prompt = sum(usage.num_prompt_tokens for usage in of_prompts)
+        num_output = sum(usage.num_output_tokens for usage in usages.values())
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_output,
+            "total_tokens": num_prompt + num_output,
+            "prompt_tokens_details": {
+                "cached_tokens": sum(usage.num_reused_tokens for usage in of_prompts)
+            },
+        }
+
+    @property
+    def first_token_ns(self) -> int:
+        """When the first token was drawn, of those of ended sequences; 0: there is none."""
+        times = [usage.first_token_ns for usage in self._usages.values() if usage.first_token_ns]
+        return min(times, default=0)
+
+    def _note_usage(self, choice: int, piece: Piece) -> None:
+        if piece.usage is not None:
+            self._usages[choice] = piece.usage
+
+    def _head(self, kind: str) -> Json:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self._created,
+            "model": self._served.name,
+        }
+
+    def _chunk(self, choice: Json) -> Json:
+        chunk = {**self._head(self.chunk_object), "choices": [choice]}
+        if self._call.counts_continuously:
+            chunk["usage"] = self._usage_so_far()
+        elif self._call.includes_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _usage_so_far(self) -> Json:
+        """Token counts of a stream that goes on, as far as it was sent."""
+        num_prompt = sum(len(generation.token_ids) for generation in self._call.generations)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": self._num_output_tokens,
+            "total_tokens": num_prompt + self._num_output_tokens,
+        }
+
+    @abstractmethod
+    def _opening(self, choice: int) -> Iterator[Json]:
+        """Choices of chunks before a sequence's first."""
+
+    @abstractmethod
+    def _delta(self, choice: int, piece: Piece, logprobs: Json | None) -> Iterator[Json]:
+        """Choices of chunks for a piece."""
+
+    @abstractmethod
+    def _text(self, text: str, choice: int) -> Json:
+        """The fields of a whole choice that have its text."""
+
+    @abstractmethod
+    def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
+        """Log probabilities of a piece: lists that grow by being joined; None: not asked for."""
+
+
+class CompletionAnswer(Answer):
+    """POST /v1/completions."""
+
+    id_prefix = "cmpl"
+    whole_object = chunk_object = "text_completion"
+
+    def __init__(self, call: Call, served: Served) -> None:
+        super().__init__(call, served)
+        self._offsets: dict[int, Offsets] = {}
+
+    def _prompt_text(self, choice: int) -> str:
+        texts = self._call.prompt_texts
+        return texts[choice // self._call.num_sequences] if texts else ""
+
+    def _opening(self, choice: int) -> Iterator[Json]:
+        text = self._prompt_text(choice)
+        if text:
+            yield {"index": choice, "text": text, "logprobs": None, "finish_reason": None}
+
+    def _delta(self, choice: int, piece: Piece, logprobs: Json | None) -> Iterator[Json]:
+        yield {
+            "index": choice,
+            "text": piece.text,
+            "logprobs": logprobs,
+            "finish_reason": piece.finish_reason or None,
+        }
+
+    def _text(self, text: str, choice: int) -> Json:
+        return {"text": self._prompt_text(choice) + text}
+
+    def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
+        if not self._call.has_logprobs or not piece.token_ids:
+            return None
+        texts = self._served.texts
+        offsets = self._offsets.setdefault(choice, Offsets(texts))
+        return {
+            "tokens": [texts.text_of(token_id) for token_id in piece.token_ids],
+            "token_logprobs": list(piece.log_probs),
+            "top_logprobs": None,
+            "text_offset": offsets.next(piece.token_ids),
+        }
+
+
+class ChatAnswer(Answer):
+    """POST /v1/chat/completions."""
+
+    id_prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def _opening(self, choice: int) -> Iterator[Json]:
+        yield self._with_delta(choice, {"role": "assistant", "content": ""}, None, None)
+
+    def _delta(self, choice: int, piece: Piece, logprobs: Json | None) -> Iterator[Json]:
+        if piece.text or logprobs:
+            yield self._with_delta(choice, {"content": piece.text}, logprobs, None)
+        if piece.finish_reason:
+            yield self._with_delta(choice, {}, None, piece.finish_reason)
+
+    def _with_delta(
+        self, choice: int, delta: Json, logprobs: Json | None, finish_reason: str | None
+    ) -> Json:
+        return {
+            "index": choice,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+
+    def _text(self, text: str, choice: int) -> Json:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
+        if not self._call.has_logprobs or not piece.token_ids:
+            return None
+        texts = self._served.texts
+        content = [
+            {
+                "token": texts.text_of(token_id),
+                "logprob": log_prob,
+                "bytes": list(texts.bytes_of(token_id)),
+                "top_logprobs": [],
+            }
+            for token_id, log_prob in zip(piece.token_ids, piece.log_probs, strict=True)
+        ]
+        return {"content": content}

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of Triton server and what comes back, as the rest of the front end sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
+
+from .errors import ApiError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One prompt and how to go on from it.
+
+    Attributes:
+        token_ids: of the prompt.
+        num_sequences: drawn for it.
+        inputs: further inputs of the model, in the names of `triton_backend.tensors`.
+        streams: pieces as tokens come; else one per sequence at its end.
+    """
+
+    token_ids: Sequence[int]
+    num_sequences: int = 1
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    streams: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts and times of a sequence that has ended."""
+
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_reused_tokens: int
+    first_token_ns: int
+    """CLOCK_MONOTONIC; 0: there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New tokens of a sequence."""
+
+    sequence_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...] = ()
+    """Natural log, one per token; empty when not asked for."""
+    finish_reason: str = ""
+    """Empty while the sequence goes on; "stop" or "length"."""
+    usage: Usage | None = None
+    """In a sequence's last piece."""
+
+
+class Model(Protocol):
+    """Triton server, or what stands for it in tests."""
+
+    def generate(self, generation: Generation) -> AsyncIterator[Piece]:
+        """Pieces of all sequences; closing the iterator cancels the request.
+
+        Raises:
+            ApiError: what Triton server answered, at any piece.
+        """
+
+    async def is_ready(self) -> bool:
+        """Whether requests would be served."""
+
+    async def metrics(self) -> str:
+        """The text of Triton server's `/metrics`; empty when it does not answer."""
+
+    async def close(self) -> None:
+        """Gives connections back."""
+
+
+class Pieces:
+    """The pieces of several generations as they come, together in one queue.
+
+    What piled up for a sequence while nobody took it is joined, so that a slow reader of a fast
+    model is sent fewer and larger pieces. Use as an asynchronous context manager: leaving it
+    cancels what still runs.
+    """
+
+    def __init__(self, model: Model, generations: Sequence[Generation]) -> None:
+        self._model = model
+        self._generations = generations
+        self._tasks: list[asyncio.Task[None]] = []
+        self._queued: list[tuple[int, Piece]] = []
+        self._changed = asyncio.Event()
+        self._num_open = len(generations)
+        self._error: BaseException | None = None
+
+    async def take(self) -> list[tuple[int, Piece]]:
+        """Waits for pieces: (choice, piece), choices numbered over all sequences of all prompts.
+
+        Returns:
+            At most one piece per choice; nothing when all have ended.
+
+        Raises:
+            ApiError: a generation failed; the others are cancelled when the context is left.
+        """
+        while not self._queued and self._num_open and self._error is None:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._queued:
+            self.raise_error()
+        queued, self._queued = self._queued, []
+        return _joined(queued)
+
+    def raise_error(self) -> None:
+        """Raises what made a generation fail, although pieces of before were not taken yet."""
+        if self._error is not None:
+            raise self._error
+
+    def start(self) -> None:
+        """Begins to generate; entering the context does it where it was not done."""
+        if self._tasks:
+            return
+        first = 0
+        for generation in self._generations:
+            self._tasks.append(asyncio.create_task(self._pump(generation, first)))
+            first += generation.num_sequences
+
+    async def close(self) -> None:
+        """Cancels what still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _pump(self, generation: Generation, first_choice: int) -> None:
+        num_left = generation.num_sequences
+        stream = self._model.generate(generation)
+        try:
+            async for piece in stream:
+                num_left -= piece.finish_reason != ""
+                self._queued.append((first_choice + piece.sequence_index, piece))
+                self._changed.set()
+            if num_left:
+                raise ApiError(500, f"the model ended without {num_left} of its sequences")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            self._num_open -= 1
+            self._changed.set()
+            # An iterator that is left where it stands is closed only when it is collected.
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+def _joined(queued: Sequence[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+    found: dict[int, Piece] = {}
+    for choice, piece in queued:
+        earlier = found.get(choice)
+        if earlier is not None:
+            piece = replace(
+                piece,
+                text=earlier.text + piece.text,
+                token_ids=earlier.token_ids + piece.token_ids,
+                log_probs=earlier.log_probs + piece.log_probs,
+            )
+        found[choice] = piece
+    return list(found.items())

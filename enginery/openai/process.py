@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front end's process: reads its options, listens, serves, ends.
+
+Options come as one line on standard input, which stays open for as long as the process that
+started this one lives: its end is ours. When it listens it says so in one line on standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+
+import uvicorn
+
+from enginery.triton_backend.errors import ServerError
+
+from .app import create_app
+from .listener import listen
+from .options import FrontEndOptions
+from .served import Served
+from .triton import TritonModel
+
+
+def main() -> int:
+    """Serves until SIGTERM, SIGINT or the end of standard input."""
+    options = FrontEndOptions.from_json(sys.stdin.readline())
+    try:
+        listener = listen(options.host, options.port)
+    except ServerError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    with contextlib.closing(listener):
+        _serve(options, listener)
+    return 0
+
+
+def _serve(options: FrontEndOptions, listener: socket.socket) -> None:
+    served = Served.open(options)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+
+    # The client of Triton server belongs to the event loop, so it is made in it.
+    def factory() -> object:
+        model = TritonModel(options.grpc_url, options.metrics_url, options.model_name)
+        return create_app(options, model, served)
+
+    server = Server(
+        uvicorn.Config(
+            factory,
+            factory=True,
+            http="h11",  # the one whose parser bounds what a request's head takes
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(options.exit_timeout_s)),
+        )
+    )
+    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    server.run([listener])
+
+
+def _end_with_parent(server: uvicorn.Server) -> None:
+    sys.stdin.read()
+    server.should_exit = server.force_exit = True
