@@ -57,6 +57,23 @@ def add_scales(directory: Path, qformat: str = "none", kv_cache_dtype: str = "au
     return directory
 
 
+def change_tensors(directory: Path, **changed: tuple[npt.NDArray[Any], str] | None) -> None:
+    """Replaces or adds tensors of a checkpoint of one file, or takes out those that are None.
+
+    Args:
+        directory: of the checkpoint.
+        changed: values and dtype in safetensors' words, by name.
+    """
+    tensors, dtypes = read_tensors(directory / "model.safetensors")
+    for name, entry in changed.items():
+        if entry is None:
+            del tensors[name]
+        else:
+            tensors[name], dtypes[name] = entry
+    dtypes = {name: dtypes[name] for name in tensors}
+    write_safetensors(directory / "model.safetensors", tensors, dtypes)
+
+
 def read_tensors(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """Returns the tensors of a safetensors file (bfloat16 as uint16) and their dtypes."""
     data = path.read_bytes()

@@ -15,9 +15,9 @@ from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError, ConfigError, OptionError
 from enginery.builder.options import BuildRequest
 from enginery.builder.targets.code_rows import dequantised_rows
-from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
+from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.modelopt_checkpoints import store_smoothed
-from tests.support.scales import read_tensors
+from tests.support.scales import change_tensors, read_tensors
 
 LAYER = "model.layers.1."
 FACTOR = f"{LAYER}self_attn.k_proj.pre_quant_scale"
@@ -25,17 +25,6 @@ FACTOR = f"{LAYER}self_attn.k_proj.pre_quant_scale"
 
 def plan(model: Path, **options: Any) -> PlannedBuild:
     return plan_build(BuildRequest(model=model, **options))
-
-
-def change(model: Path, **tensors: tuple[Any, str] | None) -> None:
-    """Replaces, adds or (None) removes tensors."""
-    values, dtypes = read_tensors(model / "model.safetensors")
-    for name, given in tensors.items():
-        values.pop(name, None)
-        if given is not None:
-            values[name], dtypes[name] = given
-    dtypes = {name: dtypes[name] for name in values}
-    write_safetensors(model / "model.safetensors", values, dtypes)
 
 
 @pytest.fixture
@@ -100,7 +89,7 @@ def test_the_kv_cache_is_what_was_calibrated(model: Path) -> None:
 
 def test_factors_of_layers_with_one_input_must_be_equal(smoothed: Path) -> None:
     factor = np.ones(128, np.float32)
-    change(smoothed, **{FACTOR: (factor, "F32")})
+    change_tensors(smoothed, **{FACTOR: (factor, "F32")})
     with pytest.raises(CheckpointError, match=r"k_proj\.pre_quant_scale: differs from .*q_proj"):
         plan(smoothed)
 
@@ -114,7 +103,7 @@ def test_factors_of_layers_with_one_input_must_be_equal(smoothed: Path) -> None:
     ],
 )
 def test_factors_that_are_not_all_there(smoothed: Path, given: Any, message: str) -> None:
-    change(smoothed, **{FACTOR: given})
+    change_tensors(smoothed, **{FACTOR: given})
     with pytest.raises(CheckpointError, match=message):
         plan(smoothed)
 
@@ -126,7 +115,7 @@ def test_factors_that_cannot_be(smoothed: Path, tmp_path: Path, value: float) ->
     name = f"{LAYER}mlp.down_proj.pre_quant_scale"
     factor = np.ones(256, np.float32)
     factor[7] = value
-    change(smoothed, **{name: (factor, "F32")})
+    change_tensors(smoothed, **{name: (factor, "F32")})
     with pytest.raises(CheckpointError, match=f"{name}: is "):
         build(plan(smoothed, output=tmp_path / "engine"))
     assert not (tmp_path / "engine").exists()
@@ -139,7 +128,7 @@ def test_layers_that_the_checkpoint_leaves_alone_stay_so(model: Path) -> None:
         f"{name}.weight": (np.ones(shape, np.float32), "F32")
         for name, shape in ((down, (128, 256)), (q, (128, 128)))
     }
-    change(model, **values, **{f"{name}.weight_scale": None for name in (down, q)})
+    change_tensors(model, **values, **{f"{name}.weight_scale": None for name in (down, q)})
     planned = plan(model)
     (note,) = planned.notes
     assert note.startswith(f"4 linear layers ({down}.weight, ...) stay in the build dtype")
@@ -176,13 +165,13 @@ def test_int4_is_kept_or_refused(model: Path) -> None:
     store_smoothed(model, "W4A16_AWQ")
     name = f"{LAYER}mlp.up_proj.weight_scale"
     scale = np.ones((256, 2), np.float32)
-    change(model, **{name: (scale, "F32")})
+    change_tensors(model, **{name: (scale, "F32")})
     with pytest.raises(CheckpointError, match=r"up_proj\.weight: is stored in groups of 64"):
         plan(model)
     assert plan(model, qformat="int8_wo").notes == (
         "14 weights are stored in INT4: qformat int8_wo quantises their values anew",
     )
-    change(model, **{name: (np.ones((255, 1), np.float32), "F32")})
+    change_tensors(model, **{name: (np.ones((255, 1), np.float32), "F32")})
     with pytest.raises(CheckpointError, match=r"has shape \[255, 1\]; \[256, 128 / group\]"):
         plan(model)
 
@@ -193,7 +182,7 @@ def test_scales_that_vanish_in_bfloat16_make_zeros(model: Path) -> None:
     tensors, _ = read_tensors(model / "model.safetensors")
     scale = tensors[f"{name}_scale"].copy()
     scale[5, 1], scale[6, 0] = 0, 1e-44
-    change(model, **{f"{name}_scale": (scale, "F32")})
+    change_tensors(model, **{f"{name}_scale": (scale, "F32")})
     planned = plan(model)
     (weight,) = {
         node.weight(1)

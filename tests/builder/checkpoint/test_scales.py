@@ -17,7 +17,7 @@ from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError
 from enginery.builder.options import BuildRequest
 from tests.support.checkpoints import write_safetensors, write_tiny_checkpoint
-from tests.support.scales import add_scales, read_tensors
+from tests.support.scales import add_scales, change_tensors, read_tensors
 
 Q_SCALE = "model.layers.0.self_attn.q_proj.input_scale"
 K_SCALE = "model.layers.1.self_attn.k_proj.k_scale"
@@ -25,17 +25,6 @@ K_SCALE = "model.layers.1.self_attn.k_proj.k_scale"
 
 def plan(model: Path, **options: Any) -> PlannedBuild:
     return plan_build(BuildRequest(model, sku="h100", **options))
-
-
-def change(model: Path, **changed: tuple[npt.NDArray[Any], str] | None) -> None:
-    """Replaces tensors, or takes out those that are None."""
-    tensors, dtypes = read_tensors(model / "model.safetensors")
-    for name, entry in changed.items():
-        if entry is None:
-            del tensors[name]
-        else:
-            tensors[name], dtypes[name] = entry
-    write_safetensors(model / "model.safetensors", tensors, dtypes)
 
 
 @pytest.fixture
@@ -61,7 +50,7 @@ def test_a_scheme_that_needs_scales_names_them_and_what_does_without(
 
 
 def test_an_int8_kv_cache_needs_scales_and_fp8_does_not(model: Path) -> None:
-    change(model, **{K_SCALE: None})
+    change_tensors(model, **{K_SCALE: None})
     with pytest.raises(CheckpointError, match="k_scale: is missing, with 0 more: kv_cache_dtype"):
         plan(model, kv_cache_dtype="int8")
     assert plan(model, kv_cache_dtype="fp8").notes[1:] == (
@@ -80,7 +69,7 @@ def test_scales_that_are_not_needed_are_told(model: Path) -> None:
 
 
 def test_a_scale_of_the_output_projection_is_told_as_unread(model: Path) -> None:
-    change(model, **{"lm_head.input_scale": (np.array(np.float32(0.1)), "F32")})
+    change_tensors(model, **{"lm_head.input_scale": (np.array(np.float32(0.1)), "F32")})
     (note,) = plan(model, qformat="fp8", kv_cache_dtype="int8").notes
     assert note.startswith("1 activation scales of the checkpoint (lm_head.input_scale, ...)")
     assert note.endswith("qformat fp8 leaves these layers in the build dtype")
@@ -90,7 +79,7 @@ def test_a_scale_of_the_output_projection_is_told_as_unread(model: Path) -> None
     "name", ["model.layers.2.self_attn.k_proj.k_scale", "model.layers.0.mlp.input_scale"]
 )
 def test_a_scale_of_what_the_model_has_not_is_unexpected(model: Path, name: str) -> None:
-    change(model, **{name: (np.array(np.float32(0.1)), "F32")})
+    change_tensors(model, **{name: (np.array(np.float32(0.1)), "F32")})
     with pytest.raises(CheckpointError, match=f"{name}: is unexpected"):
         plan(model)
 
@@ -103,7 +92,7 @@ def test_a_scale_of_what_the_model_has_not_is_unexpected(model: Path, name: str)
     ],
 )
 def test_misshapen_scales(model: Path, value: npt.NDArray[Any], dtype: str, message: str) -> None:
-    change(model, **{Q_SCALE: (value, dtype)})
+    change_tensors(model, **{Q_SCALE: (value, dtype)})
     with pytest.raises(CheckpointError, match=f"q_proj.input_scale: {message}"):
         plan(model, qformat="fp8")
 
@@ -112,7 +101,7 @@ def test_misshapen_scales(model: Path, value: npt.NDArray[Any], dtype: str, mess
 def test_scales_that_cannot_be_are_refused_before_anything_is_compiled(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    change(model, **{Q_SCALE: (np.array(np.float32(value)), "F32")})
+    change_tensors(model, **{Q_SCALE: (np.array(np.float32(value)), "F32")})
     planned = plan(model, output=tmp_path / "engine", qformat="fp8")
     monkeypatch.setattr(type(planned.target), "artifacts", None)
     with pytest.raises(CheckpointError, match=f"{Q_SCALE}: is "):
@@ -121,7 +110,7 @@ def test_scales_that_cannot_be_are_refused_before_anything_is_compiled(
 
 
 def test_16_bit_scales_are_read_exactly(model: Path) -> None:
-    change(
+    change_tensors(
         model,
         **{
             Q_SCALE: (np.array([0.75], np.float16), "F16"),
@@ -199,7 +188,7 @@ def test_codes_of_another_kind_give_their_values(model: Path) -> None:
 
 def test_codes_without_their_scale(model: Path) -> None:
     store_in_fp8(model)
-    change(model, **{"model.layers.0.mlp.up_proj.weight_scale": None})
+    change_tensors(model, **{"model.layers.0.mlp.up_proj.weight_scale": None})
     with pytest.raises(CheckpointError, match=r"up_proj\.weight_scale: is missing; .* F8_E4M3"):
         plan(model, qformat="fp8")
 
@@ -207,7 +196,7 @@ def test_codes_without_their_scale(model: Path) -> None:
 def test_a_nan_among_the_codes_is_named(model: Path) -> None:
     codes = store_in_fp8(model)["model.layers.0.mlp.up_proj.weight"].copy()
     codes[3, 5] = 0xFF
-    change(model, **{"model.layers.0.mlp.up_proj.weight": (codes, "F8_E4M3")})
+    change_tensors(model, **{"model.layers.0.mlp.up_proj.weight": (codes, "F8_E4M3")})
     planned = plan(model, qformat="fp8")
     with Checkpoint(model) as checkpoint, pytest.raises(CheckpointError, match=r"up_proj.*a NaN"):
         list(planned.payloads[0].pack(checkpoint))
