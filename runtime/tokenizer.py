@@ -16,6 +16,10 @@ from typing import Any, Self
 
 from .errors import InvalidArgumentError, NotFoundError
 
+# `encode` keeps the interpreter's lock, all threads of the process stand still: a megabyte of text
+# takes it for a second or more. A batch is encoded without it.
+_LOCKED_CHARACTERS = 1 << 12
+
 Message = Mapping[str, Any]
 """One turn of a chat: {"role": "user", "content": "..."} and what the template reads besides."""
 
@@ -73,7 +77,13 @@ class Tokenizer:
                 f"prompt: character {error.start} is {text[error.start]!r}: a lone surrogate is no "
                 "character; decode the text with errors='replace' where it comes from"
             ) from error
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) > _LOCKED_CHARACTERS:
+            (encoding,) = self._tokenizer.encode_batch(
+                [text], add_special_tokens=add_special_tokens
+            )
+        else:
+            encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `token_ids` taken as a whole; output of the runtime has its text already."""

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runtime counts, on Triton server's `/metrics`.
-
-Gauges are in the families that TensorRT-LLM's dashboards read, counters have vLLM's suffixes.
-"""
+"""Shows what the runtime counts on Triton server's `/metrics`, in the families of the table."""
 
 from __future__ import annotations
 
@@ -10,67 +7,100 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from enginery.runtime.errors import ShutDownError
-from enginery.runtime.runtime import Stats
+from enginery.runtime.runtime import Runtime
+
+from .metric_families import (
+    COUNTER,
+    COUNTERS,
+    GAUGE,
+    GAUGES,
+    HISTOGRAMS,
+    KV_CACHE_BLOCKS,
+    REQUESTS,
+    TIMESTAMP,
+    TIMESTAMP_HELP,
+    Family,
+    HistogramFamily,
+)
+from .observations import Observations
+from .readings import Limits, Reading
+
+__all__ = [
+    "COUNTERS", "GAUGES", "HISTOGRAMS", "KV_CACHE_BLOCKS", "REQUESTS", "TIMESTAMP",
+    "Metrics", "Series", "all_series", "read_gauge", "read_runtime",
+]  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
 
 _PERIOD_S = 0.2
 
 
-class GaugeFamily(NamedTuple):
-    """Gauges that differ in one label."""
+class Series(NamedTuple):
+    """One metric of a family, as Triton server has them."""
 
     name: str
     help: str
-    label: str
-    values: dict[str, Callable[[Stats], int]]
-    """Value of the label to what the gauge shows."""
+    kind: str
+    """GAUGE or COUNTER."""
+    labels: dict[str, str]
+    """Those of its own."""
+    value: Callable[[Reading], float]
 
 
-REQUESTS = GaugeFamily(
-    "nv_trt_llm_request_metrics",
-    "Requests and sequences of the runtime",
-    "request_type",
-    {
-        "waiting": lambda s: s.num_waiting,
-        "scheduled": lambda s: s.num_running,
-        "active": lambda s: s.num_requests - s.num_finished,
-    },
-)
-KV_CACHE_BLOCKS = GaugeFamily(
-    "nv_trt_llm_kv_cache_block_metrics",
-    "KV cache blocks; free ones include cached ones, which can be had at once",
-    "kv_cache_block_type",
-    {
-        "max": lambda s: s.num_blocks,
-        "free": lambda s: s.num_free_blocks,
-        "used": lambda s: s.num_blocks - s.num_free_blocks,
-        "cached": lambda s: s.num_cached_blocks,
-    },
-)
-GAUGES = (KV_CACHE_BLOCKS, REQUESTS)
+def all_series() -> Iterator[Series]:
+    """All metrics but the timestamp, in the order in which they are brought up to date."""
+    for family in GAUGES:
+        yield from _plain(family, GAUGE)
+    for family in COUNTERS:
+        yield from _plain(family, COUNTER)
+    for histogram in HISTOGRAMS:
+        yield from _histogram(histogram)
 
-COUNTERS: dict[str, tuple[str, Callable[[Stats], int]]] = {
-    "enginery_iterations_total": ("Steps", lambda s: s.num_iterations),
-    "enginery_requests_total": ("Requests submitted", lambda s: s.num_requests),
-    "enginery_requests_finished_total": (
-        "Requests ended, for whatever reason",
-        lambda s: s.num_finished,
-    ),
-    "enginery_num_preemptions_total": ("Preemptions", lambda s: s.num_preemptions),
-    "enginery_prompt_tokens_total": ("Prompt tokens admitted", lambda s: s.num_prompt_tokens),
-    "enginery_prefix_cache_hits_total": (
-        "Prompt tokens taken from the prefix cache",
-        lambda s: s.num_reused_tokens,
-    ),
-    "enginery_generation_tokens_total": ("Tokens generated", lambda s: s.num_output_tokens),
-}
 
-TIMESTAMP = "enginery_metrics_timestamp_seconds"
+def _plain(family: Family, kind: str) -> Iterator[Series]:
+    for value, of in family.values.items():
+        labels = {family.label: value} if family.label else {}
+        yield Series(family.name, family.help, kind, labels, of)
+
+
+def _histogram(family: HistogramFamily) -> Iterator[Series]:
+    """Larger buckets first: who reads in between never sees less in a larger bucket."""
+    own = {family.label: family.label_value} if family.label else {}
+    name = family.name
+    bounds = [*family.buckets.split(), "+Inf"]
+
+    def up_to(bucket: int) -> Callable[[Reading], float]:
+        return lambda r: r.observed.histograms[name].num_up_to(bucket)
+
+    yield Series(f"{name}_count", family.help, COUNTER, own, up_to(len(bounds) - 1))
+    for bucket, bound in reversed(list(enumerate(bounds))):
+        yield Series(f"{name}_bucket", family.help, COUNTER, {**own, "le": bound}, up_to(bucket))
+    yield Series(
+        f"{name}_sum", family.help, COUNTER, own, lambda r: r.observed.histograms[name].sum
+    )
+
+
+def read_runtime(
+    runtime: Runtime, limits: Limits, observations: Observations
+) -> Callable[[], Reading]:
+    """What gives readings of a runtime.
+
+    Args:
+        runtime: whose `iterations` hold few entries: all are copied each time.
+        limits: of the runtime.
+        observations: of its events.
+    """
+
+    def read() -> Reading:
+        now, stats = time.time(), runtime.stats()
+        steps = runtime.iterations() if stats.num_running else []
+        return Reading(stats, steps[-1] if steps else None, limits, observations.read(), now)
+
+    return read
 
 
 class Metrics:
@@ -78,34 +108,26 @@ class Metrics:
 
     Args:
         pb_utils: Triton server's Python backend module.
-        read: gives the statistics; raises ShutDownError when there are no more.
+        read: gives the readings; raises ShutDownError when there are no more.
         labels: on every metric, e.g. model and version.
     """
 
-    def __init__(self, pb_utils: Any, read: Callable[[], Stats], labels: dict[str, str]) -> None:
+    def __init__(self, pb_utils: Any, read: Callable[[], Reading], labels: dict[str, str]) -> None:
         self._read = read
-        # Families must outlive their metrics: a collected one takes them away.
-        self._families = []
-        self._gauges = []
-        self._counters = []
         kind = pb_utils.MetricFamily
-        for gauges in GAUGES:
-            family = kind(name=gauges.name, description=gauges.help, kind=kind.GAUGE)
-            self._families.append(family)
-            for value, of in gauges.values.items():
-                self._gauges.append((family.Metric(labels={**labels, gauges.label: value}), of))
-        for name, (help_text, of) in COUNTERS.items():
-            family = kind(name=name, description=help_text, kind=kind.COUNTER)
-            self._families.append(family)
-            self._counters.append((family.Metric(labels=labels), of))
-        family = kind(
-            name=TIMESTAMP,
-            description="Unix time; the other metrics are not older",
-            kind=kind.GAUGE,
-        )
-        self._families.append(family)
-        self._timestamp = family.Metric(labels=labels)
-        self._last: Stats | None = None
+        # Families must outlive their metrics: a collected one takes them away.
+        self._families: dict[str, Any] = {}
+
+        def add(series: Series) -> Any:
+            family = self._families.get(series.name)
+            if family is None:
+                kinds = {GAUGE: kind.GAUGE, COUNTER: kind.COUNTER}
+                family = kind(name=series.name, description=series.help, kind=kinds[series.kind])
+                self._families[series.name] = family
+            return family.Metric(labels={**labels, **series.labels})
+
+        self._shown = [_Shown(series, add(series)) for series in all_series()]
+        self._timestamp = add(Series(TIMESTAMP, TIMESTAMP_HELP, GAUGE, {}, lambda r: r.read_at))
         self._update()
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -126,23 +148,33 @@ class Metrics:
             _LOG.exception("metrics are not updated any more")
 
     def _update(self) -> None:
-        now, stats = time.time(), self._read()
-        # Each call is a message to another process: only the time is sent while nothing happens.
-        if stats != self._last:
-            self._show(stats)
-        self._timestamp.set(now)
-
-    def _show(self, stats: Stats) -> None:
-        for counter, of in self._counters:
-            grown = of(stats) - (of(self._last) if self._last is not None else 0)
-            if grown:
-                counter.increment(grown)
-        for gauge, of in self._gauges:
-            gauge.set(of(stats))
-        self._last = stats
+        reading = self._read()
+        for shown in self._shown:
+            shown.update(reading)
+        self._timestamp.set(reading.read_at)
 
 
-def read_gauge(text: str, family: GaugeFamily, value: str) -> float | None:
+class _Shown:
+    """A metric and the value that it has: each call is a message to another process."""
+
+    def __init__(self, series: Series, metric: Any) -> None:
+        self._value = series.value
+        self._is_counter = series.kind == COUNTER
+        self._metric = metric
+        self._last: float = 0
+
+    def update(self, reading: Reading) -> None:
+        value = self._value(reading)
+        if value == self._last:
+            return
+        if self._is_counter:
+            self._metric.increment(value - self._last)
+        else:
+            self._metric.set(value)
+        self._last = value
+
+
+def read_gauge(text: str, family: Family, value: str) -> float | None:
     """Reads a gauge from the text of `/metrics`; None when it is not there.
 
     Args:

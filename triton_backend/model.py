@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that Triton server's Python backend runs: the runtime behind its request objects.
 
-Triton server's thread calls `execute`, which submits and returns. The dispatcher takes the
-runtime's events and queues them. Senders (sender.py) hand them out; other threads look after
-clients that left (clients.py) and metrics (metrics.py). None holds up the runtime's step loop.
+Triton server's thread calls `execute`, which submits and returns; texts that take long to encode
+are another thread's. The dispatcher takes the runtime's events and queues them. Senders (sender.py)
+hand them out; other threads look after clients that left (clients.py) and metrics (metrics.py).
+None holds up the runtime's step loop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -16,7 +18,12 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import (
@@ -30,17 +37,23 @@ from enginery.runtime.runtime import Runtime
 from enginery.runtime.tokenizer import Tokenizer
 
 from .clients import Client, ClientWatch, RequestClient
-from .metrics import Metrics
+from .metrics import Metrics, read_runtime
+from .observations import Observations
 from .options import ModelOptions
+from .readings import Limits
 from .requests import check_parameters, read_request
 from .responses import ResponseWriter
 from .sender import SenderPool
 
 _LOG = logging.getLogger(__name__)
 
+Arrays = Mapping[str, npt.NDArray[Any]]
+
 _POLL_MS = 1000
 # Far longer than Python holds its lock for, far shorter than anyone waits for a dead server.
 _ALARM_S = 20
+# Of text in a request that is encoded before the next request is looked at: some 50 ms at most.
+_SHORT_TEXT_BYTES = 1 << 16
 
 
 class TritonPythonModel:
@@ -59,17 +72,24 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         options = self._read_options(config)
         self._engine = Engine(options.engine_dir)
-        self._runtime = Runtime(self._engine, options.runtime)
+        # Metrics show the last iteration alone.
+        self._runtime = Runtime(
+            self._engine, dataclasses.replace(options.runtime, iteration_stats_capacity=1)
+        )
         directory = options.tokenizer_dir or options.engine_dir
         self._tokenizer = functools.cache(lambda: Tokenizer(directory))
         with contextlib.suppress(NotFoundError):  # then text is refused, request by request
             self._tokenizer()
         self._clients: dict[int, RequestClient] = {}
         self._lock = threading.Lock()
+        self._is_closing = False
         self._senders = SenderPool(options.num_sender_threads, self._cancel)
         self._watch = ClientWatch(self._copy_clients, self._cancel)
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        self._metrics = Metrics(pb_utils, self._runtime.stats, labels)
+        self._observations = Observations()
+        read = read_runtime(self._runtime, self._limits(options), self._observations)
+        self._metrics = Metrics(pb_utils, read, labels)
+        self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-texts")
         self._dispatcher = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
         self._dispatcher.start()
 
@@ -77,20 +97,17 @@ class TritonPythonModel:
         """Submits requests; a bad one is answered with an error and the rest go on."""
         for request in requests:
             sender = request.get_response_sender()
-            try:
+            with self._refusing(sender):
                 self._submit(request, sender)
-            except EngineryError as error:
-                self._refuse(sender, error)
-            except Exception as error:  # our bug: this request pays, the server lives
-                _LOG.exception("request failed")
-                self._refuse(sender, EngineryError(f"{type(error).__name__}: {error}"))
 
     def finalize(self) -> None:
         """Cancels what runs, answers it and gives everything back."""
+        self._is_closing = True
         self._watch.close()
         self._metrics.close()
         self._runtime.shutdown(drain=False)
         self._dispatcher.join(timeout=5)
+        self._long_texts.shutdown()
         self._senders.close()
         self._runtime.close()
         self._engine.close()
@@ -98,9 +115,41 @@ class TritonPythonModel:
     def _read_options(self, config: dict[str, Any]) -> ModelOptions:
         return ModelOptions.from_parameters(string_parameters(config))
 
+    @contextlib.contextmanager
+    def _refusing(self, sender: Any) -> Iterator[None]:
+        try:
+            yield
+        except EngineryError as error:
+            self._refuse(sender, error)
+        except Exception as error:  # our bug: this request pays, the server lives
+            _LOG.exception("request failed")
+            self._refuse(sender, EngineryError(f"{type(error).__name__}: {error}"))
+
+    def _limits(self, options: ModelOptions) -> Limits:
+        info = self._engine.info
+        return Limits(
+            max_batch_size=options.runtime.max_batch_size or info.max_batch_size,
+            tokens_per_block=info.tokens_per_block,
+            memory_type="cpu" if info.target == "cpu" else "gpu",
+        )
+
     def _submit(self, request: Any, sender: Any) -> None:
         check_parameters(json.loads(request.parameters() or "{}"))
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if text_bytes(arrays) > _SHORT_TEXT_BYTES:
+            # Copies: Triton server's memory is the request's, which may end with `execute`.
+            copies = {name: array.copy() for name, array in arrays.items()}
+            self._long_texts.submit(self._submit_long, copies, sender)
+        else:
+            self._submit_inputs(arrays, sender)
+
+    def _submit_long(self, arrays: Arrays, sender: Any) -> None:
+        with self._refusing(sender):
+            if self._is_closing:  # what still waits is answered, not encoded first
+                raise ShutDownError("the model was unloaded")
+            self._submit_inputs(arrays, sender)
+
+    def _submit_inputs(self, arrays: Arrays, sender: Any) -> None:
         generation = read_request(arrays, self._tokenizer)
         client = Client(self._pb_utils, sender, ResponseWriter(generation))
         # The dispatcher may see an event before submit returns: it waits for the entry here.
@@ -116,20 +165,28 @@ class TritonPythonModel:
             self._clients[request_id] = client
 
     def _refuse(self, sender: Any, error: EngineryError) -> None:
+        self._observations.add_error(error.status)
         pb_utils = self._pb_utils
+        message = str(error)
         if isinstance(error, InvalidArgumentError | NotFoundError):
             code = pb_utils.TritonError.INVALID_ARG
-        elif isinstance(error, QueueFullError | ShutDownError):
+        elif isinstance(error, QueueFullError):
             code = pb_utils.TritonError.UNAVAILABLE
+            message += "; retry after 1 s"
+        elif isinstance(error, ShutDownError):
+            code = pb_utils.TritonError.UNAVAILABLE
+            message += "; retry when the model is ready again, or on another server"
         else:
             code = pb_utils.TritonError.INTERNAL
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _dispatch(self) -> None:
         try:
             while True:
-                for event in self._runtime.poll(_POLL_MS):
+                events = self._runtime.poll(_POLL_MS)
+                self._observations.add(events)
+                for event in events:
                     with self._lock:
                         client = self._clients[event.request_id]
                         if event.is_last:
@@ -150,6 +207,12 @@ class TritonPythonModel:
     def _cancel(self, request_id: int) -> None:
         with contextlib.suppress(ShutDownError):  # then everything is being cancelled
             self._runtime.cancel(request_id)
+
+
+def text_bytes(arrays: Arrays) -> int:
+    """Bytes of all texts in the inputs of a request."""
+    texts = (array for array in arrays.values() if array.dtype == np.object_)
+    return sum(len(item) for array in texts for item in array.reshape(-1))
 
 
 def string_parameters(config: dict[str, Any]) -> dict[str, str]:

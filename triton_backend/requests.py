@@ -20,6 +20,8 @@ from .tensors import INPUTS, TensorSpec
 _OPTIONS = {spec.option: spec for spec in INPUTS if spec.option is not None}
 # Triton server's own, e.g. triton_enable_empty_final_response.
 _SERVER_PREFIX = "triton_"
+# As many sequences as the runtime takes.
+_MAX_BAD_WORDS = 4096
 # Inputs of TensorRT-LLM's ensemble that its clients send with the value that leaves them off.
 _UNSUPPORTED: Unsupported = {
     **UNSUPPORTED,
@@ -64,6 +66,10 @@ def read_request(
     if returns_log_probs:
         options["logprobs"] = 0
     params = SamplingParams(**options)
+    if len(params.bad) > _MAX_BAD_WORDS:  # else each would be encoded before submit counts them
+        raise InvalidArgumentError(
+            f"bad_words: has {len(params.bad)} words; give at most {_MAX_BAD_WORDS}"
+        )
     return GenerationRequest(
         prompt=prompt,
         prompt_token_ids=token_ids,
@@ -138,6 +144,8 @@ def _json_object(text: str | None) -> Mapping[str, Any]:
         value = {} if text is None else json.loads(text)
     except ValueError as error:
         raise InvalidArgumentError(f"sampling_parameters: is not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidArgumentError("sampling_parameters: is nested too deep") from None
     if not isinstance(value, dict):
         raise InvalidArgumentError("sampling_parameters: must be a JSON object")
     return value

@@ -16,11 +16,12 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from enginery.runtime.runtime import RuntimeOptions
-from enginery.triton_backend.metrics import COUNTERS, GAUGES, REQUESTS, TIMESTAMP, read_gauge
+from enginery.triton_backend.metrics import REQUESTS, read_gauge
 from enginery.triton_backend.native_backend import NativeOptions
 from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.repository import write_repository
 from enginery.triton_backend.server import ServerOptions, TritonServer
+from tests.support.metrics_page import Page, assert_served
 from tests.support.triton import (
     DEADLINE_S,
     LASTING,
@@ -32,7 +33,6 @@ from tests.support.triton import (
     http_generate,
     http_socket,
     http_stream,
-    metric,
     metrics,
     num_active,
     num_free_blocks,
@@ -285,19 +285,19 @@ def test_full_queue_says_when_to_try_again(server: TritonServer) -> None:
 
 
 def test_metrics_are_those_of_the_python_backend(server: TritonServer) -> None:
-    def total() -> float:
+    def page() -> Page:
         wait_until(lambda: num_active(server) == 0, "nothing in flight")
-        return metric(metrics(server), "enginery_generation_tokens_total")
+        return Page(metrics(server), MODEL)
 
-    before = total()
-    grpc_stream(server, {"input_ids": [1], "max_tokens": 123, "ignore_eos": True})
-    assert total() == before + 123
-    text = metrics(server)
-    for name in (*COUNTERS, TIMESTAMP):
-        assert f'{name}{{model="{MODEL}",version="1"}}' in text
-    for family in GAUGES:
-        for value in family.values:
-            assert read_gauge(text, family, value) is not None
+    before = page()
+    request = {"input_ids": [1, 2, 3], "ignore_eos": True}
+    grpc_stream(server, {**request, "max_tokens": 40, "stream": True})
+    grpc_stream(server, {**request, "max_tokens": 123})
+    assert "top_k = -1" in grpc_stream(server, {**request, "top_k": -1})[0]["error"]
+    after = page()
+    after.assert_is_the_table()
+    after.assert_is_sound()
+    assert_served(before, after, num_streamed=40, num_whole=123, num_prompt_tokens=3)
 
 
 def repository_call(server: TritonServer, action: str) -> int:

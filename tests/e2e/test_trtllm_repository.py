@@ -22,10 +22,12 @@ from enginery.triton_backend.repository import write_repository
 from enginery.triton_backend.server import TritonServer
 from enginery.triton_backend.trtllm.options import TrtllmOptions
 from enginery.triton_backend.trtllm.tensors import BLS, TENSORRT_LLM
+from tests.support.metrics_page import Page, assert_served
 from tests.support.triton import (
     FREE_PORTS,
     MAX_SEQ_LEN,
     build_lasting_engine,
+    metrics,
     num_active,
     wait_until,
 )
@@ -427,6 +429,22 @@ def test_bytes_that_are_no_text(server: TritonServer) -> None:
     array = np.array([[b"caf\xe9"]], np.object_)
     with pytest.raises(Failed, match="QUERY: is not UTF-8"):
         ask(server, {**REQUEST, "text_input": array})
+
+
+def test_metrics_are_those_of_the_other_layout(server: TritonServer) -> None:
+    def page() -> Page:
+        wait_until(lambda: num_active(server) == 0, "nothing in flight")
+        return Page(metrics(server), TENSORRT_LLM)
+
+    before = page()
+    ask(server, {**IDS, "request_output_len": 40, "streaming": True}, TENSORRT_LLM)
+    ask(server, {**IDS, "request_output_len": 12}, TENSORRT_LLM)
+    with pytest.raises(Failed, match="top_k = -1"):
+        ask(server, {**IDS, "runtime_top_k": -1}, TENSORRT_LLM)
+    after = page()
+    after.assert_is_the_table()
+    after.assert_is_sound()
+    assert_served(before, after, num_streamed=40, num_whole=12, num_prompt_tokens=3)
 
 
 def test_one_response_a_request(engine: Path, tmp_path: Path, llm: LLM) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_round_trip(directory: Path, text: str) -> None:
     tokenizer = Tokenizer(directory)
     token_ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.decode(token_ids, skip_special_tokens=False) == text
+
+
+def test_long_text_has_the_tokens_of_its_parts(directory: Path) -> None:
+    tokenizer = Tokenizer(directory)
+    part = tokenizer.encode("<|user|>späte 火車<|end|>", add_special_tokens=False)
+    long = tokenizer.encode("<|user|>späte 火車<|end|>" * 1000)
+    assert long == [BOS_TOKEN_ID, *part * 1000]
+
+
+def test_long_text_lets_other_threads_run(directory: Path) -> None:
+    tokenizer = Tokenizer(directory)
+    has_ended = threading.Event()
+    encoding = threading.Thread(target=lambda: (tokenizer.encode("ab " * 300_000), has_ended.set()))
+    encoding.start()
+    turns = 0
+    while not has_ended.is_set():
+        has_ended.wait(0.01)
+        turns += 1
+    encoding.join()
+    # Hundreds; one or two when the interpreter's lock is held meanwhile.
+    assert turns > 5
 
 
 def test_padding_and_truncation_of_the_file_are_not_applied(directory: Path) -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from enginery.runtime.runtime import RuntimeOptions
 from enginery.triton_backend import tensors
-from enginery.triton_backend.metrics import COUNTERS, GAUGES, TIMESTAMP
+from enginery.triton_backend.metric_families import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    TIMESTAMP,
+    TIMESTAMP_HELP,
+)
 from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.trtllm.options import BlsOptions
 from enginery.triton_backend.trtllm.repository import ensemble_inputs, ensemble_outputs
@@ -52,9 +58,22 @@ def test_tensors(title: str) -> None:
     assert rows(title) == [row(spec) for spec in TABLES[title]]
 
 
+def metric_rows() -> Iterable[str]:
+    for kind, families in (("gauge", GAUGES), ("counter", COUNTERS)):
+        for family in families:
+            values = ", ".join(f"`{value}`" for value in family.values)
+            label = f"; label `{family.label}`: {values}" if family.label else ""
+            yield f"| `{family.name}` | {kind} | {family.help}{label} |"
+    for histogram in HISTOGRAMS:
+        label = f"; label `{histogram.label}`: `{histogram.label_value}`" if histogram.label else ""
+        yield f"| `{histogram.name}` | histogram | {histogram.help}{label} |"
+    yield f"| `{TIMESTAMP}` | gauge | {TIMESTAMP_HELP} |"
+
+
 def test_metrics() -> None:
-    names = [*(family.name for family in GAUGES), *COUNTERS, TIMESTAMP]
-    assert [line.split("`")[1] for line in rows("Metrics")] == names
+    assert rows("Metrics") == list(metric_rows())
+    for file in ("prometheus.yml", "grafana-dashboard.json"):
+        assert f"({file})" in PAGE
 
 
 def test_parameters() -> None:

@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from enginery.triton_backend import metrics, options, requests
+from enginery.triton_backend import metric_families as table
+from enginery.triton_backend import options, requests
 from enginery.triton_backend.native_backend import PYTHON_PARAMETERS
 from enginery.triton_backend.tensors import INPUTS, OUTPUTS
 from tests.triton_backend.test_options import ALL
@@ -35,13 +36,16 @@ def contract() -> Iterator[str]:
         yield f"parameter {name}"
     for name in sorted(PYTHON_PARAMETERS):
         yield f"python_parameter {name}"
-    for family in metrics.GAUGES:
-        yield f"family {family.name} {family.label} {family.help}"
-        for value in family.values:
-            yield f"gauge {family.name} {value}"
-    for name, (help_text, _) in metrics.COUNTERS.items():
-        yield f"counter {name} {help_text}"
-    yield f"timestamp {metrics.TIMESTAMP}"
+    for kind, families in (("gauge", table.GAUGES), ("counter", table.COUNTERS)):
+        for family in families:
+            yield f"{kind}s {family.name} {family.label or '-'} {family.help}"
+            for value in family.values:
+                yield f"{kind} {family.name} {value or '-'}"
+    for histogram in table.HISTOGRAMS:
+        labels = f"{histogram.label or '-'} {histogram.label_value or '-'}"
+        yield f"histogram {histogram.name} {labels} {histogram.help}"
+        yield f"buckets {histogram.name} {histogram.buckets}"
+    yield f"timestamp {table.TIMESTAMP} {table.TIMESTAMP_HELP}"
 
 
 def test_golden_file_has_the_tables() -> None:

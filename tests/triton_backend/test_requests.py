@@ -168,3 +168,19 @@ def test_parameters() -> None:
     assert "zzz: there is no such option\n" in message
     assert "beam_width = 4: not supported: beam search" in message
     assert "no_repeat_ngram_size = 3: not supported: not built" in message
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_json_that_is_nested_too_deep(read: Any, opening: str) -> None:
+    deep = np.array([(opening * 100_000).encode()], np.object_)
+    with pytest.raises(InvalidArgumentError, match="sampling_parameters: is nested too deep"):
+        read(text_input=TEXT, sampling_parameters=deep)
+
+
+def test_too_many_bad_words_are_counted_before_they_are_encoded() -> None:
+    arrays = {
+        "input_ids": np.array([5], np.int32),
+        "bad_words": np.array([b"x y"] * 4097, np.object_),
+    }
+    with pytest.raises(InvalidArgumentError, match="bad_words: has 4097 words; give at most 4096"):
+        read_request(arrays, no_tokenizer)

@@ -28,10 +28,20 @@ enginery_engine* OpenEngine(const std::string& path) {
 }
 
 enginery_runtime* CreateRuntime(enginery_engine* engine, const ModelOptions& options) {
-  const enginery_runtime_options view = options.View();
+  enginery_runtime_options view = options.View();
+  view.iteration_stats_capacity = 1;  // metrics show the last one alone
   enginery_runtime* runtime = nullptr;
   CheckRuntime(enginery_runtime_create(engine, &view, &runtime));
   return runtime;
+}
+
+Limits ReadLimits(const enginery_engine* engine, const ModelOptions& options) {
+  enginery_engine_info info{};
+  info.abi_size = sizeof info;
+  CheckRuntime(enginery_engine_get_info(engine, &info));
+  const int64_t max_batch_size = options.runtime.max_batch_size;
+  return {static_cast<uint64_t>(max_batch_size > 0 ? max_batch_size : info.max_batch_size),
+          static_cast<uint64_t>(info.tokens_per_block)};
 }
 
 double UnixSeconds() {
@@ -55,6 +65,7 @@ Instance::Instance(const ModelConfig& config, const std::string& model_name, uin
     : is_decoupled_(config.is_decoupled),
       engine_(OpenEngine(config.options.engine_dir)),
       runtime_(CreateRuntime(engine_.get(), config.options)),
+      limits_(ReadLimits(engine_.get(), config.options)),
       metrics_(MakeMetrics(model_name, model_version)) {
   if (metrics_ != nullptr) {
     UpdateMetrics();
@@ -78,9 +89,11 @@ bool Instance::Execute(TRITONBACKEND_Request* request) {
     Submit(request, client);
     return true;
   } catch (const Error& error) {
+    observations_.AddError(error.status());
     if (client != nullptr) client->Refuse(error.status(), error.what());
   } catch (const std::exception& error) {  // this request pays, the server lives
     Log(TRITONSERVER_LOG_ERROR, StrCat("a request failed: ", error.what()));
+    observations_.AddError(ENGINERY_INTERNAL);
     if (client != nullptr) client->Refuse(ENGINERY_INTERNAL, error.what());
   }
   return false;
@@ -108,6 +121,7 @@ void Instance::Dispatch() {
     if (status == ENGINERY_SHUT_DOWN) break;
     try {
       CheckRuntime(status);
+      observations_.Add(events.get());
       SendEvents(events.get());
     } catch (const std::exception& error) {
       // Whose events were lost is not known: everyone is told, nobody waits for ever.
@@ -161,13 +175,25 @@ void Instance::CancelGone() {
   }
 }
 
+Reading Instance::ReadRuntime() const {
+  Reading reading;
+  reading.read_at = UnixSeconds();
+  reading.limits = limits_;
+  reading.stats.abi_size = sizeof reading.stats;
+  CheckRuntime(enginery_runtime_stats(runtime_.get(), &reading.stats));
+  if (reading.stats.num_running > 0) {
+    char* raw = nullptr;
+    CheckRuntime(enginery_runtime_iterations_json(runtime_.get(), &raw));
+    const std::unique_ptr<char, decltype(&enginery_string_free)> json(raw, &enginery_string_free);
+    reading.step = ReadLastStep(json.get());
+  }
+  reading.observed = observations_.Read();
+  return reading;
+}
+
 void Instance::UpdateMetrics() {
-  const double read_at = UnixSeconds();
-  enginery_stats stats{};
-  stats.abi_size = sizeof stats;
-  if (enginery_runtime_stats(runtime_.get(), &stats) != ENGINERY_OK) return;
   try {
-    metrics_->Update(stats, read_at);
+    metrics_->Update(ReadRuntime());
   } catch (const std::exception& error) {
     Log(TRITONSERVER_LOG_ERROR, StrCat("metrics: ", error.what()));
   }

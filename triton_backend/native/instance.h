@@ -13,6 +13,7 @@
 #include "enginery/enginery.h"
 #include "metrics.h"
 #include "model_config.h"
+#include "observations.h"
 #include "periodic_thread.h"
 #include "triton_api.h"
 
@@ -49,12 +50,16 @@ class Instance {
   void Send(Delta delta);
   void FailAll(enginery_status status, std::string_view message);
   void CancelGone();
+  // Throws Error.
+  Reading ReadRuntime() const;
   void UpdateMetrics();
 
   const bool is_decoupled_;
   std::unique_ptr<enginery_engine, CloseEngine> engine_;
   std::unique_ptr<enginery_runtime, DestroyRuntime> runtime_;
+  Limits limits_;
   ClientTable clients_;
+  Observations observations_;
   std::unique_ptr<Metrics> metrics_;  // NULL when Triton server has none
   std::unique_ptr<PeriodicThread> metrics_thread_;
   std::unique_ptr<PeriodicThread> watch_;

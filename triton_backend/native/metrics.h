@@ -2,13 +2,13 @@
 #ifndef ENGINERY_TRITON_BACKEND_NATIVE_METRICS_H_
 #define ENGINERY_TRITON_BACKEND_NATIVE_METRICS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "enginery/enginery.h"
-#include "stat_table.h"
+#include "metric_families.h"
 #include "triton_api.h"
 
 namespace enginery::triton {
@@ -21,8 +21,7 @@ class Metrics {
   // `labels`: on every metric. Throws Error when the server has no metrics.
   explicit Metrics(const Labels& labels);
 
-  // `read_at`: Unix seconds, taken before the statistics.
-  void Update(const enginery_stats& stats, double read_at);
+  void Update(const Reading& reading);
 
  private:
   struct DeleteFamily {
@@ -32,20 +31,21 @@ class Metrics {
     void operator()(TRITONSERVER_Metric* metric) const;
   };
   using Metric = std::unique_ptr<TRITONSERVER_Metric, DeleteMetric>;
-  template <class Stat>
   struct Shown {
-    const Stat* stat;
     Metric metric;
-    uint64_t last = 0;
+    TRITONSERVER_MetricKind kind;
+    std::function<double(const Reading& reading)> value;
+    double last = 0;
   };
 
-  TRITONSERVER_MetricFamily* AddFamily(TRITONSERVER_MetricKind kind, const char* name,
+  void AddFamily(TRITONSERVER_MetricKind kind, const Family& family, const Labels& labels);
+  void AddHistogram(const HistogramFamily& family, size_t index, const Labels& labels);
+  TRITONSERVER_MetricFamily* NewFamily(TRITONSERVER_MetricKind kind, const std::string& name,
                                        const char* help);
 
   // Families outlive their metrics, hence first.
   std::vector<std::unique_ptr<TRITONSERVER_MetricFamily, DeleteFamily>> families_;
-  std::vector<Shown<StatCounter>> counters_;
-  std::vector<Shown<StatGauge>> gauges_;
+  std::vector<Shown> shown_;
   Metric timestamp_;
 };
 

@@ -9,9 +9,9 @@
 
 #include "base/str_cat.h"
 #include "check.h"
+#include "native/metric_families.h"
 #include "native/model_options.h"
 #include "native/request_parameters.h"
-#include "native/stat_table.h"
 #include "native/tensors.h"
 
 namespace enginery::triton {
@@ -45,17 +45,26 @@ void AddOptions(Lines& lines) {
   add_sorted("python_parameter", PythonParameterNames());
 }
 
-void AddMetrics(Lines& lines) {
-  for (const StatGaugeFamily& family : StatGaugeFamilies()) {
-    lines.push_back(StrCat("family ", family.name, " ", family.label, " ", family.help));
-    for (const StatGauge& gauge : family.gauges) {
-      lines.push_back(StrCat("gauge ", family.name, " ", gauge.label_value));
+std::string_view OrDash(std::string_view text) { return text.empty() ? "-" : text; }
+
+void AddFamilies(Lines& lines, std::string_view kind, std::span<const Family> families) {
+  for (const Family& family : families) {
+    lines.push_back(StrCat(kind, "s ", family.name, " ", OrDash(family.label), " ", family.help));
+    for (const FamilyValue& value : family.values) {
+      lines.push_back(StrCat(kind, " ", family.name, " ", OrDash(value.label_value)));
     }
   }
-  for (const StatCounter& counter : StatCounters()) {
-    lines.push_back(StrCat("counter ", counter.name, " ", counter.help));
+}
+
+void AddMetrics(Lines& lines) {
+  AddFamilies(lines, "gauge", Gauges());
+  AddFamilies(lines, "counter", Counters());
+  for (const HistogramFamily& family : Histograms()) {
+    lines.push_back(StrCat("histogram ", family.name, " ", OrDash(family.label), " ",
+                           OrDash(family.label_value), " ", family.help));
+    lines.push_back(StrCat("buckets ", family.name, " ", family.buckets));
   }
-  lines.push_back(StrCat("timestamp ", kTimestampName));
+  lines.push_back(StrCat("timestamp ", kTimestampName, " ", kTimestampHelp));
 }
 
 TEST(tables_are_those_of_the_golden_file) {

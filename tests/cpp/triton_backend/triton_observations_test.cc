@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What events say is added up as in the Python backend: both are compared with one golden file,
+// here and in tests/triton_backend/test_observations.py.
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/str_cat.h"
+#include "check.h"
+#include "native/metric_families.h"
+#include "native/observations.h"
+
+namespace enginery::triton {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+constexpr uint64_t kNanosecondsPerMillisecond = 1'000'000;
+
+const std::map<std::string, int32_t>& Reasons() {
+  static const std::map<std::string, int32_t> reasons = {
+      {"NONE", ENGINERY_FINISH_NONE},      {"END_ID", ENGINERY_FINISH_END_ID},
+      {"STOP", ENGINERY_FINISH_STOP},      {"LENGTH", ENGINERY_FINISH_LENGTH},
+      {"ERROR", ENGINERY_FINISH_ERROR},    {"CANCELLED", ENGINERY_FINISH_CANCELLED},
+      {"TIMEOUT", ENGINERY_FINISH_TIMEOUT}};
+  return reasons;
+}
+
+const std::map<std::string, enginery_status>& Statuses() {
+  static const std::map<std::string, enginery_status> statuses = {
+      {"OK", ENGINERY_OK},
+      {"EXECUTOR_FAILED", ENGINERY_EXECUTOR_FAILED},
+      {"QUEUE_FULL", ENGINERY_QUEUE_FULL},
+      {"WRONG_TARGET", ENGINERY_WRONG_TARGET}};
+  return statuses;
+}
+
+enginery_event ReadEvent(std::istream& fields) {
+  enginery_event event{};
+  std::string reason;
+  std::string status;
+  fields >> event.request_id >> event.sequence_index >> reason >> event.is_last >> status >>
+      event.num_prompt_tokens >> event.num_output_tokens >> event.arrival_ns >>
+      event.first_scheduled_ns >> event.first_token_ns >> event.last_token_ns;
+  event.finish_reason = Reasons().at(reason);
+  event.status = Statuses().at(status);
+  for (uint64_t* time : {&event.arrival_ns, &event.first_scheduled_ns, &event.first_token_ns,
+                         &event.last_token_ns}) {
+    *time *= kNanosecondsPerMillisecond;
+  }
+  return event;
+}
+
+Lines Show(const Observed& observed) {
+  Lines lines;
+  for (size_t i = 0; i < kFinishReasons.size(); ++i) {
+    lines.push_back(StrCat("finish ", kFinishReasons[i], " ", observed.finish_reasons[i]));
+  }
+  for (size_t i = 0; i < kErrorCauses.size(); ++i) {
+    lines.push_back(StrCat("cause ", kErrorCauses[i], " ", observed.errors[i]));
+  }
+  for (size_t i = 0; i < kNumHistograms; ++i) {
+    const Distribution& seen = observed.histograms[i];
+    Lines names = BucketNames(Histograms()[i]);
+    names.emplace_back("+Inf");
+    char sum[64];
+    std::snprintf(sum, sizeof sum, "%.6f", seen.sum);
+    std::string line = StrCat("histogram ", Histograms()[i].name, " ", sum);
+    for (size_t bucket = 0; bucket < names.size(); ++bucket) {
+      if (seen.counts[bucket] == 0) continue;
+      line += StrCat(" ", names[bucket], " ", seen.counts[bucket]);
+    }
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+TEST(sums_are_those_of_the_golden_file) {
+  std::ifstream golden("tests/triton_backend/golden/observations.txt");
+  REQUIRE(golden.good());
+  Observations observations;
+  Lines expected;
+  for (std::string line; std::getline(golden, line);) {
+    if (line.starts_with("#")) continue;
+    std::istringstream fields(line);
+    std::string kind;
+    fields >> kind;
+    if (kind == "event") {
+      observations.Add(ReadEvent(fields));
+    } else if (kind == "refused") {
+      std::string status;
+      fields >> status;
+      observations.AddError(Statuses().at(status));
+    } else {
+      expected.push_back(line);
+    }
+  }
+  const Lines found = Show(observations.Read());
+  REQUIRE_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) CHECK_EQ(found[i], expected[i]);
+}
+
+TEST(last_step_is_read) {
+  const Step step = ReadLastStep(
+      R"([{"num_sequences": 1}, {"iteration": 7, "num_sequences": 5, "num_prefill_tokens": 40,)"
+      R"( "num_decode_tokens": 3, "num_preempted": 2}])");
+  CHECK_EQ(step.num_sequences, 5);
+  CHECK_EQ(step.num_prefill_tokens, 40);
+  CHECK_EQ(step.num_decode_tokens, 3);
+  CHECK_EQ(step.num_preempted, 2);
+  CHECK_EQ(ReadLastStep("[]").num_sequences, 0);
+}
+
+}  // namespace
+}  // namespace enginery::triton
