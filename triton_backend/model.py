@@ -179,7 +179,10 @@ class TritonPythonModel:
         else:
             code = pb_utils.TritonError.INTERNAL
         response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        try:
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:  # whatever Triton server raises; the requests after this one are not lost
+            _LOG.exception("cannot send an error")
 
     def _dispatch(self) -> None:
         try:

@@ -154,6 +154,7 @@ def test_ten_thousand_requests_at_once(server: TritonServer) -> None:
         response = streams[i % 4].next()
         if "error" in response:
             assert f"max_queue_size {MAX_QUEUE_SIZE}" in response["error"]
+            assert "retry after 1 s" in response["error"]
             refused += 1
         else:
             assert response["finish_reason"] == "length"
