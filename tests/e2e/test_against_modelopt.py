@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from enginery.accuracy import log_softmax, pieces
-from enginery.quantization import calibration
+from enginery.quantization import calibration, calibration_export
 from enginery.quantize import QuantizeRequest, plan_quantization, quantize
 from enginery.runtime.tokenizer import Tokenizer
 from tests.e2e.test_quantized_checkpoints import logits
@@ -40,7 +40,7 @@ class FakeQuantized:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]]) -> None:
         self.logits: list[FloatArray] = []
-        export = calibration.export
+        export = calibration_export.export
 
         def watch(model: Any, job: Any, output: Path) -> None:
             import torch
