@@ -176,6 +176,7 @@ def _quantize(
     config = modelopt_config(form, job.kv_cache_dtype, job.excluded)
     if data is None:
         mtq.quantize(model, config)
+        _fill_empty_ranges(model)
         return
     costs, total = form.pass_costs, sum(form.pass_costs)
     starts: list[float] = []
@@ -203,3 +204,12 @@ def _quantize(
             )
 
     mtq.quantize(model, config, forward_loop)
+    _fill_empty_ranges(model)
+
+
+def _fill_empty_ranges(model: Any) -> None:
+    """Gives tensors that are zeros a range: a scale of 0 makes codes of them that are NaN."""
+    for module in model.modules():
+        amax = getattr(module, "_amax", None)
+        if amax is not None:
+            amax[amax == 0] = 1

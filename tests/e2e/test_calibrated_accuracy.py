@@ -8,6 +8,7 @@ reads are made large by the weight before it, and the layer's columns small by a
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,19 @@ def test_smoothquant_beats_plain_int8(
     )
     assert smoothed < 0.5 * plain
     assert smoothed < per_token
+
+
+@pytest.mark.parametrize(("qformat", "limit"), [("int8_sq", 0.1), ("int4_awq", 0.6), ("fp8", 0.3)])
+def test_rows_and_channels_of_zeros_and_of_one_value(
+    qformat: str, limit: float, model: Path, prompt: list[int], reference: Reference, tmp_path: Path
+) -> None:
+    path = shutil.copytree(model, tmp_path / "flat") / "model.safetensors"
+    tensors, dtypes = read_tensors(path)
+    tensors = {name: array.copy() for name, array in tensors.items()}
+    for module in ("self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+        weight = tensors[f"model.layers.0.{module}.weight"]
+        weight[3], weight[4], weight[:, 5], weight[:, 6] = 0, 0.25, 0, 0.125
+    tensors["model.layers.1.mlp.gate_proj.weight"][:] = 0
+    write_safetensors(path, tensors, dtypes)
+    expected = reference(path.parent, prompt)
+    assert error_of(path.parent, qformat, expected, prompt, tmp_path) < limit
