@@ -43,7 +43,7 @@ std::map<std::string, OutputTensor> ByName(std::vector<OutputTensor> tensors) {
 template <class Number>
 std::vector<Number> Values(const OutputTensor& tensor) {
   std::vector<Number> values(tensor.data.size() / sizeof(Number));
-  std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+  if (!values.empty()) std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
   CHECK_EQ(tensor.num_elements, values.size());
   return values;
 }
