@@ -48,12 +48,17 @@ def excluded_weights(network: Network, patterns: Sequence[str]) -> frozenset[str
     return frozenset(found)
 
 
+def stacks(network: Network) -> list[list[str]]:
+    """Names of the weights of layers that read one value, and are computed as one where stacked."""
+    found: dict[str, list[str]] = {}
+    for node in linear_nodes(network):
+        found.setdefault(node.value(0).name, []).append(node.weight(1).name)
+    return list(found.values())
+
+
 def whole_stacks(network: Network, excluded: Collection[str]) -> frozenset[str]:
     """Adds the layers that are computed as one with an excluded one: those that read its input."""
-    stacks: dict[str, set[str]] = {}
-    for node in linear_nodes(network):
-        stacks.setdefault(node.value(0).name, set()).add(node.weight(1).name)
-    touched = [names for names in stacks.values() if not names.isdisjoint(excluded)]
+    touched = [names for names in stacks(network) if not set(names).isdisjoint(excluded)]
     return frozenset().union(*touched)
 
 

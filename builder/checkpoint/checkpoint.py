@@ -15,13 +15,12 @@ from enginery.builder.checkpoint.fields import read_json_object
 from enginery.builder.checkpoint.imports.format import Format
 from enginery.builder.checkpoint.imports.modelopt import ModelOpt
 from enginery.builder.checkpoint.imports.stored_weight import TensorInfo
-from enginery.builder.checkpoint.imports.values import VALUE_DTYPES
+from enginery.builder.checkpoint.imports.values import VALUE_DTYPES, as_float32
 from enginery.builder.checkpoint.safetensors import (
     MAX_HEADER_BYTES,
     SafetensorsFile,
 )
 from enginery.builder.errors import CheckpointError, Problem, Problems
-from enginery.quantization import bfloat16_to_float32
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -125,18 +124,13 @@ class Checkpoint:
             num_rows, depth = self.stored[name].shape
             return self.stored[name].float32(rows.indices(num_rows)[:2], columns.indices(depth)[:2])
         assert self.tensors[name].dtype in VALUE_DTYPES
-        stored = self.read(name, rows, columns)
-        if self.tensors[name].dtype == "BF16":
-            return bfloat16_to_float32(stored)
-        return stored.astype(np.float32, copy=False)
+        return as_float32(self.read(name, rows, columns), self.tensors[name].dtype)
 
     def read_scalar(self, name: str) -> np.float32:
         """The value of a tensor with one element, of any rank."""
-        stored = self.read(name).reshape(-1)
-        assert stored.size == 1
-        if self.tensors[name].dtype == "BF16":
-            return np.float32(bfloat16_to_float32(stored)[0])
-        return np.float32(stored[0])
+        values = self.read_float32(name).reshape(-1)
+        assert values.size == 1
+        return np.float32(values[0])
 
     def pre_quant_scale(self, weight: str) -> npt.NDArray[np.float32] | None:
         """What the input of a weight's module is multiplied by first, `[K]`; None: nothing."""

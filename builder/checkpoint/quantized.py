@@ -16,7 +16,7 @@ from enginery.builder.checkpoint.scales import (
     scale_problem,
 )
 from enginery.builder.errors import Problems
-from enginery.builder.exclusion import linear_nodes, whole_stacks
+from enginery.builder.exclusion import linear_nodes, stacks, whole_stacks
 from enginery.builder.models.decoder import EMBEDDING, LM_HEAD
 from enginery.builder.network.network import Network
 from enginery.builder.refusals import nearest_without_scales
@@ -145,11 +145,8 @@ class _Check:
 
     def _smoothed(self) -> frozenset[str]:
         """The weights of layers whose inputs have factors, which must agree where they are one."""
-        stacks: dict[str, list[str]] = {}
-        for node in linear_nodes(self.network):
-            stacks.setdefault(node.value(0).name, []).append(node.weight(1).name)
         smoothed: set[str] = set()
-        for names in stacks.values():
+        for names in stacks(self.network):
             factors = [pre_quant_scale_name(name) for name in names]
             if any(name in self.checkpoint.tensors for name in factors):
                 self._check_factors(factors, self._depth(names[0]))

@@ -20,7 +20,6 @@ from enginery.builder.network.weight import Weight, WeightPart
 from enginery.builder.options import BuildOptions
 from enginery.builder.targets.weight_rows import (
     FloatArray,
-    not_a_number,
     not_finite,
     read_factor,
     read_float32,
@@ -227,8 +226,6 @@ def _int8_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> Int8We
 def _fp8_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> Fp8Weight:
     if _is_kept(checkpoint, part, "f8e4m3"):
         codes = _stored(checkpoint, part)
-        if ((codes.q & 0x7F) == 0x7F).any():
-            raise not_a_number(checkpoint, part.tensor)
         return Fp8Weight(codes.q, codes.scale[:, 0])
     values, amax = read_with_amax(checkpoint, dataclasses.replace(rows, parts=(part,)))
     return quantize_fp8(values, rows.name, amax)

@@ -163,11 +163,6 @@ def not_finite(checkpoint: Checkpoint, rows: Weight, dtype: str = "bf16") -> Che
     return _out_of_range(checkpoint, rows.parts[0].tensor, dtype)
 
 
-def not_a_number(checkpoint: Checkpoint, tensor: str) -> CheckpointError:
-    """Names a tensor whose codes hold a NaN."""
-    return _damaged(checkpoint, tensor, "holds a NaN")
-
-
 def _out_of_range(checkpoint: Checkpoint, tensor: str, dtype: str) -> CheckpointError:
     message = f"holds values beyond the range of {DTYPE_NAMES.get(dtype, dtype)}"
     if dtype == "f16":

@@ -86,13 +86,7 @@ class AwqFormat(Format):
 
     def weights(self, raw: RawTensors, problems: Problems) -> dict[str, StoredWeight]:
         """See `Format`."""
-        checks = TensorChecks(raw, problems)
-        found = {}
-        for module in checks.modules(".qweight"):
-            weight = self._weight(checks, module)
-            if weight is not None:
-                found[f"{module}.weight"] = weight
-        return found
+        return TensorChecks(raw, problems).weights(".qweight", self._weight)
 
     def _weight(self, checks: TensorChecks, module: str) -> StoredWeight | None:
         codes, scales, zeros = (f"{module}.{part}" for part in ("qweight", "scales", "qzeros"))

@@ -90,14 +90,7 @@ class BlockFp8Format(Format):
 
     def weights(self, raw: RawTensors, problems: Problems) -> dict[str, StoredWeight]:
         """See `Format`."""
-        checks = TensorChecks(raw, problems)
-        found = {}
-        for module in checks.modules(".weight"):
-            if raw.tensors[f"{module}.weight"].dtype == "F8_E4M3":
-                weight = self._weight(checks, f"{module}.weight")
-                if weight is not None:
-                    found[f"{module}.weight"] = weight
-        return found
+        return TensorChecks(raw, problems).weights(".weight", self._weight)
 
     def renamed(self, raw: RawTensors) -> Mapping[str, str]:
         """The scales of static activations."""
@@ -107,7 +100,10 @@ class BlockFp8Format(Format):
             if name.endswith(ACTIVATION_SCALE)
         }
 
-    def _weight(self, checks: TensorChecks, name: str) -> StoredWeight | None:
+    def _weight(self, checks: TensorChecks, module: str) -> StoredWeight | None:
+        name = f"{module}.weight"
+        if checks.raw.tensors[name].dtype != "F8_E4M3":
+            return None  # a module that was not quantised
         shape = checks.matrix(name, ("F8_E4M3",))
         scale = f"{name}_scale_inv"
         if scale not in checks.raw.tensors and f"{name}_scale" in checks.raw.tensors:

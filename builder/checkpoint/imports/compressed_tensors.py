@@ -19,6 +19,7 @@ one per block. real = (code - zero point) * scale.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -68,14 +69,9 @@ class CompressedTensorsFormat(Format):
     def weights(self, raw: RawTensors, problems: Problems) -> dict[str, StoredWeight]:
         """See `Format`. Of packed weights it reads `weight_shape` and `weight_g_idx`."""
         assert self.scheme is not None
-        checks = TensorChecks(raw, problems)
         suffix = ".weight_packed" if self.scheme.format == PACKED else ".weight"
-        found = {}
-        for module in checks.modules(suffix):
-            weight = self._weight(checks, f"{module}.weight", self.scheme)
-            if weight is not None:
-                found[f"{module}.weight"] = weight
-        return found
+        read = functools.partial(self._weight, self.scheme)
+        return TensorChecks(raw, problems).weights(suffix, read)
 
     def renamed(self, raw: RawTensors) -> Mapping[str, str]:
         """The scales of the KV cache."""
@@ -96,7 +92,8 @@ class CompressedTensorsFormat(Format):
             if not raw.read(name).any()
         )
 
-    def _weight(self, checks: TensorChecks, name: str, scheme: Scheme) -> StoredWeight | None:
+    def _weight(self, scheme: Scheme, checks: TensorChecks, module: str) -> StoredWeight | None:
+        name = f"{module}.weight"
         if scheme.format == PACKED:
             return packed_weight(checks, name, scheme.weights)
         dtype = "I8" if scheme.weights.kind == "int" else "F8_E4M3"

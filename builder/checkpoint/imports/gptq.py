@@ -131,13 +131,7 @@ class GptqFormat(Format):
 
     def weights(self, raw: RawTensors, problems: Problems) -> dict[str, StoredWeight]:
         """See `Format`. Reads `g_idx`, and nothing else, to see which weights are in order."""
-        checks = TensorChecks(raw, problems)
-        found = {}
-        for module in checks.modules(".qweight"):
-            weight = self._weight(checks, module)
-            if weight is not None:
-                found[f"{module}.weight"] = weight
-        return found
+        return TensorChecks(raw, problems).weights(".qweight", self._weight)
 
     def surplus(self, raw: RawTensors) -> frozenset[str]:
         """Biases of zeros, which AutoGPTQ writes for layers that have none.

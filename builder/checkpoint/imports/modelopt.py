@@ -15,11 +15,14 @@ Checkpoints without a `quantization_config` are read so too: what is not codes s
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from enginery.builder.checkpoint.fields import Fields
 from enginery.builder.checkpoint.imports.format import Format
+from enginery.builder.checkpoint.imports.grouped_weight import GroupedWeight, Parts
+from enginery.builder.checkpoint.imports.packing import words_of
+from enginery.builder.checkpoint.imports.plain_weight import Grid, PlainWeight
 from enginery.builder.checkpoint.imports.stored_weight import (
-    Codes,
     FloatArray,
     Interval,
     RawTensors,
@@ -28,6 +31,7 @@ from enginery.builder.checkpoint.imports.stored_weight import (
 )
 from enginery.builder.checkpoint.imports.values import read_values
 from enginery.builder.errors import Problems
+from enginery.quantization import unpack_int4
 
 # quant_algo -> the scheme that keeps its codes
 QFORMATS = {
@@ -96,59 +100,35 @@ def _weight(
 ) -> StoredWeight | None:
     scale = f"{name}_scale"
     num_rows, depth = info.shape[0] * (2 if dtype == "I4" else 1), info.shape[1]
-    given = raw.tensors[scale].shape
-    if dtype == "I4":
-        num_groups = given[1] if len(given) == 2 and given[0] == num_rows else 0
-        if not num_groups or depth % num_groups:
-            problems.add(
-                scale, f"has shape {list(given)}; [{num_rows}, {depth} / group] is expected"
-            )
-            return None
-        group_size = depth // num_groups
-    else:
+    shape, given = (num_rows, depth), raw.tensors[scale].shape
+    rest = (f"{name}_scale_2",) if f"{name}_scale_2" in raw.tensors else ()
+    parts = Parts(name, scale, others=rest)
+    if dtype != "I4":
         if given not in ((), (1,), (num_rows,), (num_rows, 1)):
             problems.add(scale, f"has shape {list(given)}; [], [1] or [{num_rows}] is expected")
             return None
-        group_size = depth
-    rest = (f"{name}_scale_2",) if f"{name}_scale_2" in raw.tensors else ()
-    return _ModelOptWeight(raw, name, dtype, (num_rows, depth), group_size, rest)
+        is_per_row = given not in ((), (1,))
+        return PlainWeight(raw, parts, dtype, shape, Grid(1 if is_per_row else num_rows, depth))
+    num_groups = given[1] if len(given) == 2 and given[0] == num_rows else 0
+    if not num_groups or depth % num_groups:
+        problems.add(scale, f"has shape {list(given)}; [{num_rows}, {depth} / group] is expected")
+        return None
+    return Int4Weight(raw, parts, dtype, shape, depth // num_groups)
 
 
-class _ModelOptWeight(StoredWeight):
-    def __init__(
-        self,
-        raw: RawTensors,
-        name: str,
-        dtype: str,
-        shape: tuple[int, int],
-        group_size: int,
-        rest: tuple[str, ...],
-    ) -> None:
-        super().__init__(dtype, shape, group_size, (name, f"{name}_scale", *rest))
-        self._raw = raw
+class Int4Weight(GroupedWeight):
+    """A weight whose rows are packed in pairs, symmetric."""
 
-    def codes(self, rows: Interval, columns: Interval) -> Codes:
-        """See `StoredWeight.codes`."""
-        name, scale = self.tensors[:2]
-        if self.dtype == "I4":
-            first, last = rows[0] // 2, -(-rows[1] // 2)
-            packed = self._raw.read(name, slice(first, last), slice(*columns))
-            # [pairs, 2, K]: the code stands in the upper nibble; shifting it down as a signed
-            # number extends its sign.
-            nibbles = np.stack([packed << np.uint8(4), packed & np.uint8(0xF0)], axis=1)
-            signed = nibbles.view(np.int8) >> np.int8(4)
-            both = signed.reshape(-1, packed.shape[1])
-            q = both[rows[0] - 2 * first : rows[1] - 2 * first]
-        else:
-            q = self._raw.read(name, slice(*rows), slice(*columns))
-        return Codes(q, self._scales(scale, rows, columns), None, self.group_size)
+    def read_codes(self, rows: Interval, columns: Interval) -> npt.NDArray[np.int8]:
+        """See `GroupedWeight`."""
+        pairs, inside = words_of(rows, per_word=2)
+        packed = self.raw.read(self.parts.codes, pairs, slice(*columns))
+        return np.ascontiguousarray(unpack_int4(packed.T).T[inside])
 
-    def _scales(self, name: str, rows: Interval, columns: Interval) -> FloatArray:
-        shape = self._raw.tensors[name].shape
-        if len(shape) == 2:
-            groups = slice(columns[0] // self.group_size, -(-columns[1] // self.group_size))
-            return read_values(self._raw, name, slice(*rows), groups)
-        num_rows = rows[1] - rows[0]
-        if shape == (self.shape[0],):
-            return read_values(self._raw, name, slice(*rows)).reshape(num_rows, 1)
-        return np.full((num_rows, 1), read_values(self._raw, name).reshape(-1)[0], np.float32)
+    def read_scale(self, rows: Interval, groups: Interval) -> FloatArray:
+        """See `GroupedWeight`."""
+        return read_values(self.raw, self.parts.scale, slice(*rows), slice(*groups))
+
+    def read_zero_point(self, rows: Interval, groups: Interval) -> npt.NDArray[np.int8]:
+        """Never called: the format has none."""
+        raise AssertionError("ModelOpt's INT4 is symmetric")

@@ -69,8 +69,10 @@ class PlainWeight(GroupedWeight):
     def read_scale(self, rows: Interval, groups: Interval) -> FloatArray:
         """See `GroupedWeight`."""
         blocks = self.grid.blocks(rows)
-        if len(self.raw.tensors[self.parts.scale].shape) < 2:
+        if len(self.raw.tensors[self.parts.scale].shape) == 0:
             per_block = read_values(self.raw, self.parts.scale).reshape(1, 1)
+        elif len(self.raw.tensors[self.parts.scale].shape) == 1:
+            per_block = read_values(self.raw, self.parts.scale, blocks).reshape(-1, 1)
         else:
             per_block = read_values(self.raw, self.parts.scale, blocks, slice(*groups))
         return self.grid.rows_of(per_block, rows)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from enginery.builder.checkpoint.imports.stored_weight import RawTensors
+from enginery.builder.checkpoint.imports.stored_weight import RawTensors, StoredWeight
 from enginery.builder.errors import Problems
 
 Shape = tuple[int, ...]
@@ -33,6 +33,17 @@ class TensorChecks:
                 self.problems.add(f"{module}.weight", f"stands beside {name}; one of them is wrong")
             else:
                 yield module
+
+    def weights(
+        self, suffix: str, read: Callable[[TensorChecks, str], StoredWeight | None]
+    ) -> dict[str, StoredWeight]:
+        """What `read` finds of the modules that have a tensor of this name, by weight."""
+        found = {}
+        for module in self.modules(suffix):
+            weight = read(self, module)
+            if weight is not None:
+                found[f"{module}.weight"] = weight
+        return found
 
     def matrix(self, name: str, dtypes: tuple[str, ...]) -> tuple[int, int] | None:
         """The shape of a tensor that must be there and have rank 2 and no dimension of 0."""

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from enginery.builder.checkpoint.imports.stored_weight import FloatArray, RawTensors
 from enginery.builder.errors import CheckpointError, Problem
@@ -11,6 +14,11 @@ from enginery.quantization import bfloat16_to_float32
 
 VALUE_DTYPES = ("F32", "F16", "BF16")
 """dtypes of tensors that are values by themselves."""
+
+
+def as_float32(stored: npt.NDArray[Any], dtype: str) -> FloatArray:
+    """Elements of a dtype in `VALUE_DTYPES`, as they are stored, converted exactly to float32."""
+    return bfloat16_to_float32(stored) if dtype == "BF16" else stored.astype(np.float32, copy=False)
 
 
 def read_values(
@@ -27,10 +35,7 @@ def read_values(
         raise CheckpointError(
             "checkpoint", [Problem(name, f"has dtype {dtype}; {accepted} can be read")]
         )
-    stored = raw.read(name, rows, columns)
-    values: FloatArray = (
-        bfloat16_to_float32(stored) if dtype == "BF16" else stored.astype(np.float32, copy=False)
-    )
+    values = as_float32(raw.read(name, rows, columns), dtype)
     if not np.isfinite(values).all():
         raise CheckpointError(
             "checkpoint", [Problem(name, "holds a NaN or an infinity", "the file is damaged")]
