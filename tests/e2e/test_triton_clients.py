@@ -19,8 +19,8 @@ from tests.support.triton import (
     build_lasting_engine,
     grpc_stream,
     http_socket,
+    nothing_left,
     num_active,
-    num_free_blocks,
     reset,
     serving,
     wait_until,
@@ -29,7 +29,6 @@ from tests.support.triton import (
 MAX_BATCH_SIZE = 16
 MAX_QUEUE_SIZE = 500
 STREAMING = {**LASTING, "stream": True}
-CHECK = {"input_ids": [11, 12, 13], "max_tokens": 20, "ignore_eos": True, "seed": 4}
 
 # A client process with three requests in flight; it says so as they stream and ends when killed.
 CLIENT = """
@@ -64,16 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(server: TritonServer) -> Iterator[None]:
-    """Around each test: the same answer and the same number of free blocks before and after."""
-    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
-    (before,) = grpc_stream(server, CHECK)
-    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
-    free = num_free_blocks(server)
-    yield
-    wait_until(lambda: num_active(server) == 0, "nothing in flight after")
-    wait_until(lambda: num_free_blocks(server) == free, "all blocks free again")
-    (after,) = grpc_stream(server, CHECK)
-    assert after["output_ids"] == before["output_ids"]
+    with nothing_left(server):
+        yield
 
 
 def test_cancelled_stream(server: TritonServer) -> None:

@@ -33,6 +33,7 @@ from tests.support.hostile_clients import (
     silent_readers,
 )
 from tests.support.triton import (
+    CHECK,
     FREE_PORTS,
     LASTING,
     MODEL,
@@ -41,15 +42,14 @@ from tests.support.triton import (
     grpc_stream,
     http_generate,
     http_socket,
+    nothing_left,
     num_active,
-    num_free_blocks,
     reset,
     wait_until,
 )
 
 MAX_QUEUE_SIZE = {"python": 0, "native": 300}
 STREAMING = {**LASTING, "stream": True}
-CHECK = {"input_ids": [11, 12, 13], "max_tokens": 20, "ignore_eos": True, "seed": 4}
 
 # A process with so many clients, half of them gRPC. It says so when one of each kind had tokens,
 # and reads on until it is killed. Requests end, so that those of all processes get their turn.
@@ -94,16 +94,8 @@ def server(
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(server: TritonServer) -> Iterator[None]:
-    """Around each test: the same answer and the same number of free blocks before and after."""
-    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
-    (before,) = grpc_stream(server, CHECK)
-    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
-    free = num_free_blocks(server)
-    yield
-    wait_until(lambda: num_active(server) == 0, "nothing in flight after")
-    wait_until(lambda: num_free_blocks(server) == free, "all blocks free again")
-    (after,) = grpc_stream(server, CHECK)
-    assert after["output_ids"] == before["output_ids"]
+    with nothing_left(server):
+        yield
 
 
 def test_a_thousand_clients_vanish_in_their_streams(server: TritonServer) -> None:

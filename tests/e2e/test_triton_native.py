@@ -21,7 +21,7 @@ from enginery.triton_backend.native_backend import NativeOptions
 from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.repository import write_repository
 from enginery.triton_backend.server import ServerOptions, TritonServer
-from tests.support.metrics_page import Page, assert_served
+from tests.support.metrics_page import assert_counts_what_is_served
 from tests.support.triton import (
     DEADLINE_S,
     LASTING,
@@ -285,19 +285,7 @@ def test_full_queue_says_when_to_try_again(server: TritonServer) -> None:
 
 
 def test_metrics_are_those_of_the_python_backend(server: TritonServer) -> None:
-    def page() -> Page:
-        wait_until(lambda: num_active(server) == 0, "nothing in flight")
-        return Page(metrics(server), MODEL)
-
-    before = page()
-    request = {"input_ids": [1, 2, 3], "ignore_eos": True}
-    grpc_stream(server, {**request, "max_tokens": 40, "stream": True})
-    grpc_stream(server, {**request, "max_tokens": 123})
-    assert "top_k = -1" in grpc_stream(server, {**request, "top_k": -1})[0]["error"]
-    after = page()
-    after.assert_is_the_table()
-    after.assert_is_sound()
-    assert_served(before, after, num_streamed=40, num_whole=123, num_prompt_tokens=3)
+    assert_counts_what_is_served(server)
 
 
 def repository_call(server: TritonServer, action: str) -> int:

@@ -14,19 +14,15 @@ from enginery.runtime.llm import LLM
 from enginery.runtime.outputs import CompletionOutput
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.triton_backend.server import TritonServer
-from tests.support.metrics_page import Page, assert_served
+from tests.support.metrics_page import assert_counts_what_is_served
 from tests.support.triton import (
-    MODEL,
     GrpcStream,
     Response,
     build_lasting_engine,
     grpc_stream,
     http_generate,
     http_stream,
-    metrics,
-    num_active,
     serving,
-    wait_until,
 )
 
 PROMPT = "In the beginning was the café"
@@ -275,16 +271,4 @@ def test_text_that_is_not_utf8(server: TritonServer) -> None:
 
 
 def test_metrics_count_what_was_served(server: TritonServer) -> None:
-    def page() -> Page:
-        wait_until(lambda: num_active(server) == 0, "nothing in flight")
-        return Page(metrics(server), MODEL)
-
-    before = page()
-    request = {"input_ids": [1, 2, 3], "ignore_eos": True}
-    grpc_stream(server, {**request, "max_tokens": 40, "stream": True})
-    grpc_stream(server, {**request, "max_tokens": 123})
-    assert "top_k = -1" in grpc_stream(server, {**request, "top_k": -1})[0]["error"]
-    after = page()
-    after.assert_is_the_table()
-    after.assert_is_sound()
-    assert_served(before, after, num_streamed=40, num_whole=123, num_prompt_tokens=3)
+    assert_counts_what_is_served(server)

@@ -15,6 +15,9 @@ from enginery.triton_backend.metric_families import (
     HistogramFamily,
 )
 from enginery.triton_backend.metrics import all_series
+from enginery.triton_backend.server import TritonServer
+
+from .triton import MODEL, grpc_stream, metrics, num_active, wait_until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -97,6 +100,24 @@ class Page:
             for key, value in self.samples.items()
             if self.kinds[key[0]] == COUNTER and value != before.samples[key]
         }
+
+
+def assert_counts_what_is_served(server: TritonServer) -> None:
+    """Sends a stream, a whole answer and a bad request, and finds them on the page."""
+
+    def page() -> Page:
+        wait_until(lambda: num_active(server) == 0, "nothing in flight")
+        return Page(metrics(server), MODEL)
+
+    before = page()
+    request = {"input_ids": [1, 2, 3], "ignore_eos": True}
+    grpc_stream(server, {**request, "max_tokens": 40, "stream": True})
+    grpc_stream(server, {**request, "max_tokens": 123})
+    assert "top_k = -1" in grpc_stream(server, {**request, "top_k": -1})[0]["error"]
+    after = page()
+    after.assert_is_the_table()
+    after.assert_is_sound()
+    assert_served(before, after, num_streamed=40, num_whole=123, num_prompt_tokens=3)
 
 
 def assert_served(

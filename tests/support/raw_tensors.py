@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from enginery.builder.checkpoint.imports.stored_weight import TensorInfo
+from enginery.builder.checkpoint.imports.format import Format
+from enginery.builder.checkpoint.imports.stored_weight import StoredWeight, TensorInfo
+from enginery.builder.errors import CheckpointError, Problems
 
 Stored = tuple[npt.NDArray[Any], str]
 """An array and the name of its dtype in safetensors."""
@@ -45,3 +47,32 @@ class MemoryTensors:
             array = array[rows]
         self.num_read[name] += np.size(array)
         return array
+
+
+def read_weights(
+    stored_as: Format, tensors: Mapping[str, Stored]
+) -> tuple[dict[str, StoredWeight], list[str]]:
+    """The weights that a format finds in some tensors, and what it notes."""
+    problems = Problems("checkpoint", CheckpointError)
+    read = stored_as.weights(MemoryTensors(tensors), problems)
+    return read, [str(problem) for problem in problems.found]
+
+
+def assert_is_named(
+    read: Callable[[dict[str, Stored]], tuple[dict[str, StoredWeight], list[str]]],
+    tensors: Mapping[str, Stored],
+    name: str,
+    array: npt.NDArray[Any] | None,
+    dtype: str,
+    message: str,
+) -> None:
+    """Changes one tensor, or (None) takes it out: that is all that is found wrong, by its name."""
+    changed = dict(tensors)
+    if array is None:
+        del changed[name]
+    else:
+        changed[name] = (array, dtype)
+    found, problems = read(changed)
+    assert not found
+    (problem,) = problems
+    assert problem.startswith(f"{name}: {message}")

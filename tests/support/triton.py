@@ -67,13 +67,28 @@ def serving(engine: Path, folder: Path, **options: Any) -> Iterator[TritonServer
         yield server
 
 
-class GrpcStream:
+class OpenStream:
     """A stream of a client of its own, with the responses to all its requests in one queue."""
 
     def __init__(self, server: TritonServer) -> None:
         self._client = grpc.InferenceServerClient(server.grpc_url)
         self._responses: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._client.start_stream(lambda result, error: self._responses.put((result, error)))
+
+    def close(self) -> None:
+        """Closes the stream and cancels what runs on it."""
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class GrpcStream(OpenStream):
+    """A stream to the model of the layouts enginery and native."""
 
     def submit(self, inputs: Mapping[str, Any], request_id: str = "") -> None:
         self._client.async_stream_infer(MODEL, tensors(inputs), request_id=request_id)
@@ -101,17 +116,6 @@ class GrpcStream:
                 return found
             num_sequences -= found[-1]["finish_reason"] != ""
         return found
-
-    def close(self) -> None:
-        """Closes the stream and cancels what runs on it."""
-        self._client.stop_stream(cancel_requests=True)
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def tensors(inputs: Mapping[str, Any]) -> list[Any]:
@@ -193,6 +197,23 @@ def num_active(server: TritonServer) -> float:
     value = read_gauge(metrics(server), REQUESTS, "active")
     assert value is not None
     return value
+
+
+CHECK = {"input_ids": [11, 12, 13], "max_tokens": 20, "ignore_eos": True, "seed": 4}
+
+
+@contextlib.contextmanager
+def nothing_left(server: TritonServer) -> Iterator[None]:
+    """The same answer to `CHECK` and the same number of free blocks before and after."""
+    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
+    (before,) = grpc_stream(server, CHECK)
+    wait_until(lambda: num_active(server) == 0, "nothing in flight before")
+    free = num_free_blocks(server)
+    yield
+    wait_until(lambda: num_active(server) == 0, "nothing in flight after")
+    wait_until(lambda: num_free_blocks(server) == free, "all blocks free again")
+    (after,) = grpc_stream(server, CHECK)
+    assert after["output_ids"] == before["output_ids"]
 
 
 def num_free_blocks(server: TritonServer) -> float:

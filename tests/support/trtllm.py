@@ -6,9 +6,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import queue
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from enginery.triton_backend.tensors import TensorSpec
 from enginery.triton_backend.trtllm.repository import ensemble_inputs
 from enginery.triton_backend.trtllm.tensors import BLS_INPUTS, INPUTS
 
-from .triton import DEADLINE_S
+from .triton import DEADLINE_S, OpenStream
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -57,7 +56,7 @@ def typed_inputs(model: str, inputs: Mapping[str, Any], client: Any = grpc) -> l
     return result
 
 
-class Stream:
+class Stream(OpenStream):
     """A gRPC stream to a model.
 
     Args:
@@ -66,10 +65,8 @@ class Stream:
     """
 
     def __init__(self, server: TritonServer, model: str = "ensemble") -> None:
+        super().__init__(server)
         self._model = model
-        self._client = grpc.InferenceServerClient(server.grpc_url)
-        self._responses: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-        self._client.start_stream(lambda result, error: self._responses.put((result, error)))
 
     def submit(
         self, inputs: Mapping[str, Any], outputs: list[str] | None = None, request_id: str = ""
@@ -100,17 +97,6 @@ class Stream:
             arrays, is_final = self.next()
             found += [arrays] if arrays else []
         return found
-
-    def close(self) -> None:
-        """Closes the stream and cancels what runs on it."""
-        self._client.stop_stream(cancel_requests=True)
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def ask(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,19 @@ from enginery.runtime.engine import Engine
 from enginery.runtime.errors import InvalidArgumentError, NotFoundError
 from enginery.runtime.tokenizer import Tokenizer
 
-from ..model import end_with_server, string_parameters
 from ..responses import Tensors
 from .options import TextOptions
-from .preprocessing import respond
 from .requests import Arrays
+from .text_step import TextStep
 from .token_text import TokenBytes
 
 
-class TritonPythonModel:
-    """Loaded by name by the Python backend, which calls initialize and execute."""
+class TritonPythonModel(TextStep):
+    """Loaded by name by the Python backend."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Reads what tokens add to the text.
+    special_tokens = "skip_special_tokens"
 
-        Args:
-            args: from Triton server; `model_config` is the JSON of `config.pbtxt`.
-        """
-        import triton_python_backend_utils as pb_utils
-
-        self._pb_utils = pb_utils
-        end_with_server()
-        parameters = string_parameters(json.loads(args["model_config"]))
-        options = TextOptions.from_parameters(parameters, "skip_special_tokens")
+    def _open(self, options: TextOptions) -> None:
         tokenizer = None
         with contextlib.suppress(NotFoundError):
             tokenizer = Tokenizer(options.tokenizer_dir)
@@ -46,10 +35,6 @@ class TritonPythonModel:
                 tokenizer,
                 options.with_special_tokens,
             )
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers requests; a bad one with an error."""
-        return [respond(self._pb_utils, request, self._answer) for request in requests]
 
     def _answer(self, _request: Any, arrays: Arrays) -> Tensors:
         return self._postprocessor.tensors(arrays)

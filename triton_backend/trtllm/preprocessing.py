@@ -3,53 +3,36 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from enginery.runtime.engine import Engine, EngineInfo
-from enginery.runtime.errors import EngineryError, InvalidArgumentError
+from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.tokenizer import Tokenizer
 
-from ..model import end_with_server, string_parameters
 from ..responses import Tensors
 from .options import TextOptions
 from .refusals import refuse_parameters, refuse_unsupported
 from .requests import Arrays
 from .tensors import PREPROCESSING_INPUTS
+from .text_step import TextStep
 from .word_lists import write_word_lists
 
-_LOG = logging.getLogger(__name__)
 
+class TritonPythonModel(TextStep):
+    """Loaded by name by the Python backend."""
 
-class TritonPythonModel:
-    """Loaded by name by the Python backend, which calls initialize and execute."""
+    special_tokens = "add_special_tokens"
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Opens the tokenizer.
-
-        Args:
-            args: from Triton server; `model_config` is the JSON of `config.pbtxt`.
-        """
-        import triton_python_backend_utils as pb_utils
-
-        self._pb_utils = pb_utils
-        end_with_server()
-        parameters = string_parameters(json.loads(args["model_config"]))
-        options = TextOptions.from_parameters(parameters, "add_special_tokens")
+    def _open(self, options: TextOptions) -> None:
         with Engine(options.engine_dir) as engine:
             info = engine.info
         self._preprocessor = Preprocessor(
             Tokenizer(options.tokenizer_dir), info, options.with_special_tokens
         )
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers requests; a bad one with an error."""
-        return [respond(self._pb_utils, request, self._answer) for request in requests]
 
     def _answer(self, request: Any, arrays: Arrays) -> Tensors:
         refuse_parameters(request.parameters())
@@ -138,26 +121,6 @@ class Preprocessor:
                 for token_id in self._encode_word(word):
                     row[token_id] += weight
         return bias
-
-
-def respond(pb_utils: Any, request: Any, answer: Callable[[Any, Arrays], Tensors]) -> Any:
-    """The response to a request: its outputs, or the error that `answer` raised."""
-    arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-    try:
-        tensors = answer(request, arrays)
-    except EngineryError as error:
-        return _error(pb_utils, str(error), pb_utils.TritonError.INVALID_ARG)
-    except Exception as error:  # our bug: this request pays, the server lives
-        _LOG.exception("request failed")
-        message = f"{type(error).__name__}: {error}"
-        return _error(pb_utils, message, pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor(name, array) for name, array in tensors.items()]
-    )
-
-
-def _error(pb_utils: Any, message: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 def _texts(name: str, array: npt.NDArray[Any]) -> list[list[str]]:

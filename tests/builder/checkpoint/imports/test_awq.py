@@ -18,7 +18,7 @@ from enginery.builder.checkpoint.imports.stored_weight import StoredWeight
 from enginery.builder.errors import CheckpointError, ConfigError, Problems
 from tests.support.quantized_checkpoints import awq_config
 from tests.support.quantized_weights import awq
-from tests.support.raw_tensors import MemoryTensors, Stored
+from tests.support.raw_tensors import MemoryTensors, Stored, assert_is_named, read_weights
 
 MODULE = "model.layers.0.mlp.up_proj"
 NUM_ROWS, DEPTH, GROUP = 24, 96, 32
@@ -41,9 +41,7 @@ def weights(
 ) -> tuple[dict[str, StoredWeight], list[str]]:
     stored_as, found = parse(awq_config() if config is None else config)
     assert not found
-    problems = Problems("checkpoint", CheckpointError)
-    read = stored_as.weights(MemoryTensors(tensors), problems)
-    return read, [str(problem) for problem in problems.found]
+    return read_weights(stored_as, tensors)
 
 
 def only(tensors: dict[str, Stored], config: dict[str, Any] | None = None) -> StoredWeight:
@@ -178,16 +176,7 @@ def test_a_scale_that_is_not_finite_is_found_when_it_is_read(value: float) -> No
 def test_tensors_that_do_not_fit_each_other_are_named(
     part: str, array: npt.NDArray[Any] | None, dtype: str, message: str
 ) -> None:
-    tensors = drawn()
-    name = f"{MODULE}.{part}"
-    if array is None:
-        del tensors[name]
-    else:
-        tensors[name] = (array, dtype)
-    read, problems = weights(tensors)
-    assert not read
-    (problem,) = problems
-    assert problem.startswith(f"{name}: {message}")
+    assert_is_named(weights, drawn(), f"{MODULE}.{part}", array, dtype, message)
 
 
 def test_what_is_not_quantised_is_not_read() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from enginery.builder.checkpoint.imports.stored_weight import StoredWeight
 from enginery.builder.errors import CheckpointError, ConfigError, Problems
 from tests.support.quantized_checkpoints import fp8_config
 from tests.support.quantized_weights import fp8
-from tests.support.raw_tensors import MemoryTensors, Stored
+from tests.support.raw_tensors import MemoryTensors, Stored, assert_is_named, read_weights
 
 MODULE = "model.layers.0.mlp.up_proj"
 NUM_ROWS, DEPTH = 24, 96
@@ -44,9 +45,7 @@ def weights(
 ) -> tuple[dict[str, StoredWeight], list[str]]:
     stored_as, found = parse(config)
     assert not found
-    problems = Problems("checkpoint", CheckpointError)
-    read = stored_as.weights(MemoryTensors(tensors), problems)
-    return read, [str(problem) for problem in problems.found]
+    return read_weights(stored_as, tensors)
 
 
 def only(tensors: dict[str, Stored], config: dict[str, Any]) -> StoredWeight:
@@ -217,16 +216,8 @@ def test_tensors_that_do_not_fit_each_other_are_named(
     dtype: str,
     message: str,
 ) -> None:
-    tensors = drawn(block)
-    name = f"{MODULE}.{part}"
-    if array is None:
-        del tensors[name]
-    else:
-        tensors[name] = (array, dtype)
-    read, problems = weights(tensors, fp8_config(block))
-    assert not read
-    (problem,) = problems
-    assert problem.startswith(f"{name}: {message}")
+    read = functools.partial(weights, config=fp8_config(block))
+    assert_is_named(read, drawn(block), f"{MODULE}.{part}", array, dtype, message)
 
 
 def test_what_is_not_quantised_is_not_read() -> None:

@@ -28,7 +28,7 @@ from enginery.builder.checkpoint.imports.stored_weight import StoredWeight
 from enginery.builder.errors import CheckpointError, ConfigError, Problems
 from tests.support.quantized_checkpoints import KINDS
 from tests.support.quantized_weights import fp8, int8, pack_quantized
-from tests.support.raw_tensors import MemoryTensors, Stored
+from tests.support.raw_tensors import MemoryTensors, Stored, read_weights
 
 MODULE = "model.layers.0.mlp.up_proj"
 NUM_ROWS, DEPTH, GROUP = 24, 96, 32
@@ -67,9 +67,7 @@ def weights(
 ) -> tuple[dict[str, StoredWeight], list[str]]:
     stored_as, found = parse(config)
     assert not found
-    problems = Problems("checkpoint", CheckpointError)
-    read = stored_as.weights(MemoryTensors(tensors), problems)
-    return read, [str(problem) for problem in problems.found]
+    return read_weights(stored_as, tensors)
 
 
 def only(tensors: dict[str, Stored], config: dict[str, Any]) -> StoredWeight:
