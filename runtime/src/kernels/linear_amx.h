@@ -183,11 +183,12 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
     TileLoad<kTileA>(x0, x_pitch);
     if constexpr (kRowTiles == 2) {
       TileLoad<kTileA + 1>(x1, x_pitch);
-      TileLoad<kTileB>(w[0], kTileRowBytes);
+      // The rows of x come again with the next panels, and stay in L1 beside weights that do not.
+      TileLoadPassing<kTileB>(w[0], kTileRowBytes);
       Tile::template Multiply<0, kTileA, kTileB>();
       Tile::template Multiply<1, kTileA + 1, kTileB>();
       if constexpr (kPanels == 2) {
-        TileLoad<kTileB + 1>(w[1], kTileRowBytes);
+        TileLoadPassing<kTileB + 1>(w[1], kTileRowBytes);
         Tile::template Multiply<2, kTileA, kTileB + 1>();
         Tile::template Multiply<3, kTileA + 1, kTileB + 1>();
       }

@@ -51,6 +51,11 @@ template <int t>
 ENGINERY_INLINE void TileLoad(const void* base, int64_t stride) {
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(base), "r"(stride), "i"(t) : "memory");
 }
+// The same of what is not read again soon: it leaves the place in L1 to the rest.
+template <int t>
+ENGINERY_INLINE void TileLoadPassing(const void* base, int64_t stride) {
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(base), "r"(stride), "i"(t) : "memory");
+}
 template <int t>
 ENGINERY_INLINE void TileStore(void* base, int64_t stride) {
   __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(base), "r"(stride), "i"(t) : "memory");
