@@ -4,13 +4,14 @@
 //
 //     make test-cpp
 //     LIBRARY=build/tests/libenginery_static.a
-//     g++ -std=c++20 -O2 -Iruntime/src benchmarks/kernels.cc $LIBRARY -pthread -o build/kernels
+//     g++ -std=c++20 -O2 -Iruntime/src -Iruntime/include benchmarks/kernels.cc $LIBRARY \
+//         -pthread -o build/kernels
 //     build/kernels [isa]
 //
-// Times are of the thread's own CPU time, and the ceiling (a loop of the scheme's multiply-add on
-// registers or tiles, AVX-512 and AMX only) is measured again before every line, so that other load
-// distorts both alike. Columns are rows of x; figures are G operations/s and the share of the
-// ceiling. `stream` is one row over weights that no cache holds, in GB/s of weights.
+// Times are of the thread's own CPU time; the ceiling (the loops of `enginery bench --profile`) is
+// measured again before every line, for the machine changes. Columns are rows of x; figures are G
+// operations/s and the share of the ceiling. `stream` is one row over weights that no cache holds,
+// in GB/s of weights.
 #include "kernels/kernels.h"
 
 #include <time.h>
@@ -22,9 +23,7 @@
 #include <memory>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "exec/machine_limits.h"
 
 namespace {
 
@@ -52,93 +51,21 @@ double Median(const Body& body) {
   return runs[runs.size() / 2];
 }
 
-enum class Unit { kF32, kBf16, kI8 };
-
-#if defined(__x86_64__)
-constexpr int kChains = 12;  // more than the latency of any of these instructions
-constexpr int kRounds = 20000;
-
-// Twelve independent chains of one instruction on zmm0 .. zmm11; operands are zero.
-#define ENGINERY_CHAINS(op)                                                                 \
-  __asm__ volatile(op " %%zmm31, %%zmm30, %%zmm0\n" op " %%zmm31, %%zmm30, %%zmm1\n" op     \
-                      " %%zmm31, %%zmm30, %%zmm2\n" op " %%zmm31, %%zmm30, %%zmm3\n" op     \
-                      " %%zmm31, %%zmm30, %%zmm4\n" op " %%zmm31, %%zmm30, %%zmm5\n" op     \
-                      " %%zmm31, %%zmm30, %%zmm6\n" op " %%zmm31, %%zmm30, %%zmm7\n" op     \
-                      " %%zmm31, %%zmm30, %%zmm8\n" op " %%zmm31, %%zmm30, %%zmm9\n" op     \
-                      " %%zmm31, %%zmm30, %%zmm10\n" op " %%zmm31, %%zmm30, %%zmm11\n" ::   \
-                          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
-                            "xmm8", "xmm9", "xmm10", "xmm11")
-
-__attribute__((target("avx512f"))) void RunChains(Unit unit) {
-  __asm__ volatile("vpxord %%zmm30, %%zmm30, %%zmm30\nvpxord %%zmm31, %%zmm31, %%zmm31" ::
-                       : "xmm30", "xmm31");
-  for (int i = 0; i < kRounds; ++i) {
-    switch (unit) {
-      case Unit::kF32:
-        ENGINERY_CHAINS("vfmadd231ps");
-        break;
-      case Unit::kBf16:
-        ENGINERY_CHAINS("vdpbf16ps");
-        break;
-      case Unit::kI8:
-        ENGINERY_CHAINS("vpdpbusd");
-        break;
-    }
-  }
-}
-
-// Four chains of products of tiles; operands are whatever zeroed tiles hold.
-void RunTiles(Unit unit) {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  __asm__ volatile("ldtilecfg %0" ::"m"(config));
-  for (int i = 0; i < kRounds; ++i) {
-    if (unit == Unit::kBf16) {
-      __asm__ volatile(
-          "tdpbf16ps %tmm6, %tmm4, %tmm0\ntdpbf16ps %tmm7, %tmm4, %tmm1\n"
-          "tdpbf16ps %tmm6, %tmm5, %tmm2\ntdpbf16ps %tmm7, %tmm5, %tmm3");
-    } else {
-      __asm__ volatile(
-          "tdpbusd %tmm6, %tmm4, %tmm0\ntdpbusd %tmm7, %tmm4, %tmm1\n"
-          "tdpbusd %tmm6, %tmm5, %tmm2\ntdpbusd %tmm7, %tmm5, %tmm3");
-    }
-  }
-  __asm__ volatile("tilerelease");
-}
-#endif
-
-// G operations/s of the unit; 0 where there is no loop for the instruction set.
-double Ceiling([[maybe_unused]] Unit unit, [[maybe_unused]] const Kernels& kernels) {
-#if defined(__x86_64__)
-  const bool has_tiles = std::strcmp(kernels.name, "amx") == 0;
-  if (has_tiles && unit != Unit::kF32) {
-    const double per_instruction = unit == Unit::kBf16 ? 16384 : 32768;
-    return kRounds * 4 * per_instruction / Median([&] { RunTiles(unit); }) * 1e-9;
-  }
-  if (has_tiles || std::strcmp(kernels.name, "avx512") == 0) {
-    const double per_instruction = unit == Unit::kF32 ? 32 : unit == Unit::kBf16 ? 64 : 128;
-    return kRounds * kChains * per_instruction / Median([&] { RunChains(unit); }) * 1e-9;
-  }
-#endif
-  return 0;
-}
+using Peak = double enginery_machine_limits::*;
 
 struct Scheme {
   const char* name;
   LinearKernel Kernels::* kernel;
-  Unit unit;
+  Peak peak;
   int64_t x_bytes, weight_bytes;  // of an element
 };
 
 constexpr Scheme kSchemes[] = {
-    {"f32", &Kernels::linear_f32_f32, Unit::kF32, 4, 4},
-    {"bf16", &Kernels::linear_bf16_bf16, Unit::kBf16, 2, 2},
-    {"int8_dynamic", &Kernels::linear_i8_i8, Unit::kI8, 1, 1},
-    {"int8_wo f32", &Kernels::linear_f32_i8, Unit::kF32, 4, 1},
-    {"int8_wo bf16", &Kernels::linear_bf16_i8, Unit::kBf16, 2, 1},
+    {"f32", &Kernels::linear_f32_f32, &enginery_machine_limits::f32_peak, 4, 4},
+    {"bf16", &Kernels::linear_bf16_bf16, &enginery_machine_limits::bf16_peak, 2, 2},
+    {"int8_dynamic", &Kernels::linear_i8_i8, &enginery_machine_limits::i8_peak, 1, 1},
+    {"int8_wo f32", &Kernels::linear_f32_i8, &enginery_machine_limits::f32_peak, 4, 1},
+    {"int8_wo bf16", &Kernels::linear_bf16_i8, &enginery_machine_limits::bf16_peak, 2, 1},
 };
 
 // A product of zeros: the time does not depend on the values.
@@ -199,7 +126,8 @@ constexpr int64_t kRows[] = {1, 2, 4, 6, 8, 16, 32, 128, 512};
 constexpr int64_t kStreamBytes = 256 << 20;
 
 void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
-  const double ceiling = Ceiling(scheme.unit, kernels);
+  constexpr uint64_t kNoBuffer = 0;  // bandwidth is not asked for
+  const double ceiling = enginery::MeasureLimits(kernels, 1, kNoBuffer).*scheme.peak * 1e-9;
   std::printf("%-12s [%5ld, %4ld]  ceiling %4.0f", scheme.name, static_cast<long>(shape.n),
               static_cast<long>(shape.k), ceiling);
   for (const int64_t rows : kRows) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installs the peers, each in an environment of its own, and compiles the probes."""
+"""Installs the peers, each in an environment of its own, and compiles the probe."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def install(args: argparse.Namespace) -> int:
     """Installs what is missing; a step that is done leaves a stamp and is not done again."""
     work_dir = args.work_dir.resolve()
     work_dir.mkdir(parents=True, exist_ok=True)
-    compile_probes(work_dir)
+    compile_probe(work_dir)
     for name in args.peers:
         stamp = work_dir / "venv" / f"{name}.done"
         if not stamp.is_file():
@@ -48,8 +48,8 @@ def install(args: argparse.Namespace) -> int:
     return 0
 
 
-def compile_probes(work_dir: Path) -> None:
-    """Compiles limits.cc, and first_token.c against the installed library."""
+def compile_probe(work_dir: Path) -> None:
+    """Compiles first_token.c against the installed library."""
     from enginery.runtime.library import load_library
 
     library = Path(load_library()._name)
@@ -59,9 +59,6 @@ def compile_probes(work_dir: Path) -> None:
     link = [str(library), f"-Wl,-rpath,{library.parent}"]
     compiler = os.environ.get("CC", "cc")
     _run([compiler, *c_flags, str(source), *link, "-o", str(work_dir / "first_token")])
-    cxx_flags = ["-O2", "-std=c++20", "-pthread"]
-    compiler = os.environ.get("CXX", "c++")
-    _run([compiler, *cxx_flags, str(HERE / "limits.cc"), "-o", str(work_dir / "limits")])
 
 
 def _llama_cpp(work_dir: Path, jobs: int) -> None:

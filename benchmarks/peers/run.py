@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.drivers.measure import MEASUREMENTS
+from benchmarks.peers.limits import limits_of_machine
 from benchmarks.peers.sides import AVX2_SIDES, ROOT, SIDES, Case, Launch, checkpoint_path
 from benchmarks.peers.workload import make_workload
 
@@ -43,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for round_index in range(args.rounds):
         limits = {"round": round_index, "num_threads": args.threads, "kind": "limits"}
         if not any(limits.items() <= sample.items() for sample in samples):
-            binary = [str(work_dir / "limits"), str(args.threads)]
-            done = subprocess.run(binary, check=True, capture_output=True, text=True, timeout=300)
-            keep(args.output, samples, limits | json.loads(done.stdout))
+            keep(args.output, samples, limits | limits_of_machine(args.threads))
         for case in cases:
             for side in rotated(sides, round_index):
                 key = {"round": round_index, "side": side, **vars(case)}

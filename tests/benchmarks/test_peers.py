@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.peers import limits as limits_module
 from benchmarks.peers import run as run_module
 from benchmarks.peers.ceilings import Machine, ModelWork, ceilings, machine_of, steps
 from benchmarks.peers.converters.checkpoint import Checkpoint, to_float32
 from benchmarks.peers.converters.compressed import pack_int4, quantize_int8
 from benchmarks.peers.converters.gguf_file import gguf_name, interleave_rope
 from benchmarks.peers.drivers.measure import Request, Task, Timed, measure, memory_of
+from benchmarks.peers.limits import limits_of_machine
 from benchmarks.peers.plot import Bar, write_svg
 from benchmarks.peers.report import Spread, compare, goal_of, groups, table
 from benchmarks.peers.run import (
@@ -33,6 +35,8 @@ from benchmarks.peers.run import (
 from benchmarks.peers.sides import SIDES, Case, Launch
 from benchmarks.peers.workload import make_workload
 from benchmarks.random_checkpoint import write_random_checkpoint
+from enginery.runtime.errors import InvalidArgumentError
+from enginery.runtime.profile import MachineLimits
 
 GIGA = 1e9
 
@@ -73,6 +77,23 @@ class FakePeer:
         return sum(r.num_tokens for r in requests) - self.loses_a_token
 
     def close(self) -> None: ...
+
+
+def test_limits_are_those_of_the_instructions_that_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure_limits(isa: str, num_threads: int) -> MachineLimits:
+        if isa == "amx":
+            raise InvalidArgumentError("isa = amx: this machine lacks it")
+        scale = GIGA * (2 if isa == "avx512" else 1)
+        return MachineLimits(30 * scale, 1, 100 * scale, 200 * scale, 400 * scale, num_threads)
+
+    monkeypatch.setattr(limits_module, "measure_limits", measure_limits)
+    limits = limits_of_machine(2)
+    assert limits["bandwidth_gb_s"] == 60
+    assert not [name for name in limits if "amx" in name]
+    assert machine_of([limits], "int8", "native") == Machine(60 * GIGA, 800 * GIGA)
+    assert machine_of([limits], "bf16", "avx2") == Machine(60 * GIGA, 200 * GIGA)
 
 
 def test_all_peers_get_the_same_work() -> None:

@@ -79,7 +79,7 @@ double MeasureBandwidth(ThreadPool& pool, int64_t buffer_bytes) {
 
 // ---- Products ----
 
-// Runs `rounds` rounds of independent multiply-adds on registers, zeros throughout.
+// Runs `rounds` rounds of independent multiply-adds on registers.
 using ProductLoop = void (*)(int rounds);
 
 struct Peak {
@@ -131,7 +131,8 @@ ENGINERY_ROUNDS("avx512f", Bf16Zmm, ENGINERY_ZERO_ALL, ENGINERY_TWELVE(ENGINERY_
 #define ENGINERY_VNNI_ZMM(i) "vpdpbusd %%zmm15, %%zmm14, %%zmm" #i "\n"
 ENGINERY_ROUNDS("avx512f", VnniZmm, ENGINERY_ZERO_ALL, ENGINERY_TWELVE(ENGINERY_VNNI_ZMM))
 
-// Eight tiles of 16 rows by 64 bytes: four accumulators, two of each factor.
+// Eight tiles of 16 rows by 64 bytes: four accumulators, two of each factor. The factors are loaded
+// and not zero: of tiles that nobody filled, Granite Rapids multiplies up to 2.4 times as many.
 constexpr int kTileProducts = 4;
 struct TileConfig {
   uint8_t palette = 1, start_row = 0;
@@ -139,20 +140,27 @@ struct TileConfig {
   uint16_t columns[16] = {64, 64, 64, 64, 64, 64, 64, 64};  // bytes
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
+struct TileData {
+  int64_t pitch = 64;
+  uint8_t bytes[1024];
+  TileData() { std::memset(bytes, 0x3f, sizeof bytes); }  // 63; 0.75 as bfloat16
+};
 #define ENGINERY_TILES(name, op)                                                \
   void name(int rounds) {                                                       \
     const TileConfig config;                                                    \
+    const TileData data;                                                        \
     __asm__ volatile(                                                           \
         "ldtilecfg %1\n"                                                        \
         "tilezero %%tmm0\ntilezero %%tmm1\ntilezero %%tmm2\ntilezero %%tmm3\n"  \
-        "tilezero %%tmm4\ntilezero %%tmm5\ntilezero %%tmm6\ntilezero %%tmm7\n"  \
+        "tileloadd (%2,%3,1), %%tmm4\ntileloadd (%2,%3,1), %%tmm5\n"            \
+        "tileloadd (%2,%3,1), %%tmm6\ntileloadd (%2,%3,1), %%tmm7\n"            \
         "1:\n" op " %%tmm6, %%tmm4, %%tmm0\n" op " %%tmm7, %%tmm4, %%tmm1\n" op \
         " %%tmm6, %%tmm5, %%tmm2\n" op                                          \
         " %%tmm7, %%tmm5, %%tmm3\ndec %0\njnz 1b\n"                             \
         "tilerelease\n"                                                         \
         : "+r"(rounds)                                                          \
-        : "m"(config)                                                           \
-        : "cc");                                                                \
+        : "m"(config), "r"(data.bytes), "r"(data.pitch)                         \
+        : "cc", "memory");                                                      \
   }
 ENGINERY_TILES(Bf16Tiles, "tdpbf16ps")
 ENGINERY_TILES(I8Tiles, "tdpbusd")
