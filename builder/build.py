@@ -214,7 +214,8 @@ def run_passes(
     network = verify(fuse_gate_up(network), after="fuse_gate_up")
     network = verify(fuse_residual(network), after="fuse_residual")
     dtype, scheme = ENGINE_DTYPES[options.dtype], SCHEMES[options.qformat]
-    return verify(quantize(network, dtype, scheme, checked.excluded), after="quantize")
+    network = quantize(network, dtype, scheme, checked.excluded, checked.block_size)
+    return verify(network, after="quantize")
 
 
 def _part(network: Network, mapping: Mapping, checked: CheckedTensors) -> Network:

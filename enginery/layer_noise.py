@@ -125,7 +125,7 @@ class NoiseMeter:
         if rows.begin == 0:
             self._start(layer, rows)
         weight = layer.weight(1).rows(rows.begin, rows.end)
-        values = dequantised_rows(self._checkpoint, weight, self._options)
+        values = dequantised_rows(self._checkpoint, weight)
         error = self._operand @ values.T
         if self._gauge is not None:
             error /= self._gauge.of_outputs(rows, weight, values, self._inputs)

@@ -34,6 +34,7 @@ from enginery.builder.exclusion import excluded_weights, linear_nodes
 from enginery.builder.models.decoder import EMBEDDING, LM_HEAD, build_decoder
 from enginery.builder.packages import package_version
 from enginery.missing_calibration import TEXT_FILE, calibration_text
+from enginery.quantization import INT4_BLOCK, INT4_BLOCKS
 from enginery.quantization.calibration import calibrate, check_installed
 from enginery.quantization.calibration_data import CalibrationData, read_calibration_data
 from enginery.quantization.calibration_formats import CALIBRATION_FORMATS, KV_CACHE_FORMATS
@@ -61,6 +62,8 @@ class QuantizeRequest:
         batch_size: windows in one forward pass.
         seed: of the choice of windows.
         exclude_modules: patterns of linear modules that stay as they are.
+        awq_block_size: inputs that share a scale of INT4 weights, one of `INT4_BLOCKS`; None is
+            128. For formats of INT4 weights alone.
         device: "auto", "cpu" or "cuda".
         overwrite: whether a calibrated checkpoint that is there may be replaced.
     """
@@ -75,8 +78,14 @@ class QuantizeRequest:
     batch_size: int = 8
     seed: int = 0
     exclude_modules: tuple[str, ...] = ()
+    awq_block_size: int | None = None
     device: str = "auto"
     overwrite: bool = False
+
+    @property
+    def block_size(self) -> int:
+        """Inputs that share a scale of INT4 weights."""
+        return self.awq_block_size or INT4_BLOCK
 
     @property
     def reads_data(self) -> bool:
@@ -141,7 +150,7 @@ def plan_quantization(request: QuantizeRequest) -> PlannedQuantization:
         check_tensors(checkpoint, network)
         names = [node.weight(1).name for node in linear_nodes(network)]
         quantized = [n for n in names if n not in (*excluded, LM_HEAD, EMBEDDING)]
-        _check_shapes(checkpoint, quantized, request.qformat)
+        _check_shapes(checkpoint, quantized, request)
         _check_finite(checkpoint)
         dtypes = {name: info.dtype for name, info in checkpoint.tensors.items()}
         files = tuple(checkpoint.files)
@@ -175,6 +184,7 @@ def quantize(
         device=request.device,
         batch_size=request.batch_size,
         seed=request.seed,
+        block_size=request.block_size,
     )
     with EngineDirectory(
         request.output, overwrite=request.overwrite, kind=CALIBRATED_CHECKPOINT
@@ -213,22 +223,33 @@ def _check_options(request: QuantizeRequest) -> None:
         problems.add(
             "qformat", "'none' beside kv_cache_dtype 'auto' leaves nothing to do", "choose one"
         )
+    if request.awq_block_size is not None:
+        with_blocks = [form.name for form in CALIBRATION_FORMATS.values() if form.has_blocks]
+        if request.awq_block_size not in INT4_BLOCKS:
+            sizes = ", ".join(map(str, INT4_BLOCKS))
+            problems.add("awq_block_size", f"{request.awq_block_size} is not one of {sizes}")
+        elif request.qformat not in with_blocks:
+            problems.add(
+                "awq_block_size",
+                f"is given beside qformat {request.qformat}, whose weights have a scale per row or "
+                "tensor",
+                f"leave it out, or choose --qformat {', '.join(with_blocks)}",
+            )
     problems.raise_if_any()
 
 
-def _check_shapes(checkpoint: Checkpoint, names: list[str], qformat: str) -> None:
+def _check_shapes(checkpoint: Checkpoint, names: list[str], request: QuantizeRequest) -> None:
     """Checks that blocks of weights fit the layers that are quantised."""
-    group = CALIBRATION_FORMATS[qformat].group_size
-    if group is None:
+    if not CALIBRATION_FORMATS[request.qformat].has_blocks:
         return
     problems = Problems(str(checkpoint.directory), CheckpointError)
     for name in names:
         rows, columns = checkpoint.tensors[name].shape
-        if columns % group or rows % 2:
+        if columns % request.block_size or rows % 2:
             problems.add(
                 name.removesuffix(".weight"),
-                f"is {rows} x {columns}; {qformat} takes an even number of rows, and blocks of "
-                f"{group} inputs",
+                f"is {rows} x {columns}; {request.qformat} takes an even number of rows, and "
+                f"blocks of {request.block_size} inputs",
                 "give --exclude_modules for it, or another --qformat",
             )
     problems.raise_if_any()
@@ -285,6 +306,7 @@ def _read_data(
 def _record(planned: PlannedQuantization, device: str, seconds: float) -> dict[str, Any]:
     """The content of `calibration.json`."""
     request, data = planned.request, planned.data
+    form = CALIBRATION_FORMATS[request.qformat]
     measured = {
         "dataset": None if data is None else {"name": data.name, "sha256": data.sha256},
         "num_samples": 0 if data is None else len(data.windows),
@@ -296,6 +318,7 @@ def _record(planned: PlannedQuantization, device: str, seconds: float) -> dict[s
         "qformat": request.qformat,
         "kv_cache_dtype": request.kv_cache_dtype,
         "exclude_modules": list(planned.excluded),
+        **({"block_size": request.block_size} if form.has_blocks else {}),
         **measured,
         "max_seq_length": request.calib_max_seq_length,
         "batch_size": request.batch_size,

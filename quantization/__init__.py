@@ -16,12 +16,14 @@ from enginery.quantization.grouped_int4 import (
 )
 from enginery.quantization.int4 import (
     INT4_BLOCK,
+    INT4_BLOCKS,
     int4_codes,
     int4_scale,
     pack_int4,
     unpack_int4,
 )
 from enginery.quantization.int8 import Int8Weight, dequantize_int8, int8_codes, quantize_int8
+from enginery.quantization.regrouped_int4 import TwoLevels, regroup_int4, two_levels
 from enginery.quantization.rounding import (
     bfloat16_to_float32,
     float32_to_bfloat16,
@@ -35,12 +37,14 @@ __all__ = [
     "CODE_KV_DTYPES",
     "E4M3_MAX",
     "INT4_BLOCK",
+    "INT4_BLOCKS",
     "SCHEMES",
     "Fp8Weight",
     "GroupedInt4Weight",
     "Int8Weight",
     "QuantizationError",
     "Scheme",
+    "TwoLevels",
     "bfloat16_to_float32",
     "dequantize_fp8",
     "dequantize_grouped_int4",
@@ -55,9 +59,11 @@ __all__ = [
     "quantize_fp8",
     "quantize_grouped_int4",
     "quantize_int8",
+    "regroup_int4",
     "round_to",
     "row_amax",
     "row_scale",
+    "two_levels",
     "unpack_int4",
     "widen",
 ]

@@ -13,13 +13,13 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from enginery.quantization.calibration_data import CalibrationData, CalibrationError
 from enginery.quantization.calibration_export import export
-from enginery.quantization.calibration_formats import CALIBRATION_FORMATS, CalibrationFormat
+from enginery.quantization.calibration_formats import CALIBRATION_FORMATS
 from enginery.quantization.calibration_job import (
     CalibrationJob,
     CalibrationState,
@@ -148,16 +148,21 @@ def _load(job: CalibrationJob, device: str) -> Any:
     return model.eval().to(device)
 
 
-def modelopt_config(form: CalibrationFormat, kv_cache_dtype: str, excluded: Sequence[str]) -> Any:
+def modelopt_config(job: CalibrationJob) -> Any:
     """The configuration that ModelOpt quantises by: a list of entries, of which the last counts."""
     import modelopt.torch.quantization as mtq
 
-    name = CONFIG_NAMES.get(form.name)
+    name = CONFIG_NAMES.get(job.qformat)
     config: Any = copy.deepcopy(NOTHING_QUANTIZED if name is None else getattr(mtq, name))
     entries = config["quant_cfg"]
-    entries += [{"quantizer_name": f"{module}.*", "enable": False} for module in excluded]
-    if kv_cache_dtype != "auto":
-        bits = {"num_bits": KV_NUM_BITS[kv_cache_dtype], "axis": None}
+    for entry in entries:
+        given = entry.get("cfg") or []
+        for attributes in given if isinstance(given, list) else [given]:
+            if attributes.get("block_sizes"):
+                attributes["block_sizes"][-1] = job.block_size
+    entries += [{"quantizer_name": f"{module}.*", "enable": False} for module in job.excluded]
+    if job.kv_cache_dtype != "auto":
+        bits = {"num_bits": KV_NUM_BITS[job.kv_cache_dtype], "axis": None}
         entries.append({"quantizer_name": "*[kv]_bmm_quantizer", "cfg": bits, "enable": True})
     return config
 
@@ -173,7 +178,7 @@ def _quantize(
     import torch
 
     form = CALIBRATION_FORMATS[job.qformat]
-    config = modelopt_config(form, job.kv_cache_dtype, job.excluded)
+    config = modelopt_config(job)
     if data is None:
         mtq.quantize(model, config)
         _fill_empty_ranges(model)

@@ -20,8 +20,8 @@ class CalibrationFormat:
         summary: one line for tables and help.
         reads_data: whether scales follow from activations, not from the weights alone.
         pass_costs: of each reading of the data, its time as a multiple of a plain forward pass.
-        group_size: inputs that share a weight scale, which must divide a layer's inputs; None is
-            all of a row.
+        has_blocks: whether as many inputs share a weight scale as are asked for, which must divide
+            a layer's inputs; else all of a row do.
         default_size: windows that are read where no number is given.
     """
 
@@ -29,7 +29,7 @@ class CalibrationFormat:
     summary: str
     reads_data: bool = True
     pass_costs: tuple[float, ...] = (1.0,)
-    group_size: int | None = None
+    has_blocks: bool = False
     default_size: int = DEFAULT_SIZE
 
 
@@ -44,21 +44,21 @@ CALIBRATION_FORMATS = {
         ),
         CalibrationFormat(
             "int4_awq",
-            "INT4 weights in groups of 128 inputs, scaled by activations (AWQ)",
+            "INT4 weights in blocks of inputs, scaled by activations (AWQ)",
             pass_costs=AWQ_PASSES,
-            group_size=128,
+            has_blocks=True,
             default_size=AWQ_SIZE,
         ),
         CalibrationFormat(
             "w4a8_awq",
             "int4_awq with FP8 activations",
             pass_costs=AWQ_PASSES,
-            group_size=128,
+            has_blocks=True,
             default_size=AWQ_SIZE,
         ),
         CalibrationFormat("int8_wo", "INT8 weights per channel", reads_data=False),
         CalibrationFormat(
-            "int4_wo", "INT4 weights in groups of 128 inputs", reads_data=False, group_size=128
+            "int4_wo", "INT4 weights in blocks of inputs", reads_data=False, has_blocks=True
         ),
         CalibrationFormat("none", "weights as they are, for --kv_cache_dtype", reads_data=False),
     )

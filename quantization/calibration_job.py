@@ -50,6 +50,7 @@ class CalibrationJob:
         device: "auto", "cpu" or "cuda".
         batch_size: windows in one forward pass.
         seed: of torch; nothing is drawn at present.
+        block_size: inputs that share a scale, of formats whose weights are INT4.
     """
 
     model: Path
@@ -60,3 +61,4 @@ class CalibrationJob:
     device: str
     batch_size: int
     seed: int
+    block_size: int

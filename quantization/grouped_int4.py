@@ -26,29 +26,34 @@ _RECIPROCALS = np.float32(1) / np.arange(1, MAX_MULTIPLIER + 1, dtype=np.float32
 
 
 class GroupedInt4Weight(NamedTuple):
-    """Quantised rows of a weight `[N, K]`, in groups of 128 inputs; the last may be shorter.
+    """Quantised rows of a weight `[N, K]`, in groups of inputs; the last may be shorter.
 
     Attributes:
         q: int8 `[N, K]`, in -8..7.
-        multipliers: int8 `[N, ceil(K / 128)]`, of magnitude 1..15.
+        multipliers: int8 `[N, ceil(K / group_size)]`, of magnitude 1..15.
         scale: float32 `[N]`, above zero.
+        group_size: inputs that share a multiplier.
     """
 
     q: npt.NDArray[np.int8]
     multipliers: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
+    group_size: int = INT4_BLOCK
 
     def int8_codes(self) -> npt.NDArray[np.int8]:
         """Returns int8 `[N, K]`, q times the multiplier of its group: real = code * scale."""
         depth = self.q.shape[1]
-        codes: npt.NDArray[np.int8] = np.repeat(self.multipliers, INT4_BLOCK, axis=1)[:, :depth]
-        return codes * self.q
+        codes: npt.NDArray[np.int8] = np.repeat(self.multipliers, self.group_size, axis=1)
+        return codes[:, :depth] * self.q
 
 
 def quantize_grouped_int4(
-    weight: npt.NDArray[np.float32], name: str, amax: npt.NDArray[np.float32] | None = None
+    weight: npt.NDArray[np.float32],
+    name: str,
+    amax: npt.NDArray[np.float32] | None = None,
+    group_size: int = INT4_BLOCK,
 ) -> GroupedInt4Weight:
-    """Quantises each group of 128 columns by the multiplier that leaves the least squared error.
+    """Quantises each group of columns by the multiplier that leaves the least squared error.
 
     A row's scale is amax / 120: its widest group takes the multiplier 15. The multiplier's sign
     puts a group's largest magnitude on the side of -8. A group of zeros gets 1, a row of zeros
@@ -59,27 +64,28 @@ def quantize_grouped_int4(
         weight: float32 `[N, K]`.
         name: the tensor's name, for the error.
         amax: float32 `[N]`, the magnitude to scale each row by where `weight` holds only some of
-            the columns, from a multiple of 128 on; None takes the row's own.
+            the columns, from a multiple of `group_size` on; None takes the row's own.
+        group_size: columns of a group, a power of 2.
 
     Raises:
         QuantizationError: a value is infinite or NaN.
     """
     num_rows, depth = weight.shape
-    num_groups = -(-depth // INT4_BLOCK)
+    num_groups = -(-depth // group_size)
     scale = row_scale(weight, name, -MIN_CODE * MAX_MULTIPLIER, amax)
     q = np.empty((num_rows, depth), np.int8)
     multipliers = np.empty((num_rows, num_groups), np.int8)
-    step = max(_CHUNK // (num_groups * INT4_BLOCK), 1)
+    step = max(_CHUNK // (num_groups * group_size), 1)
     for begin in range(0, num_rows, step):
         rows = slice(begin, begin + step)
-        steps = np.zeros((min(step, num_rows - begin), num_groups * INT4_BLOCK), np.float32)
+        steps = np.zeros((min(step, num_rows - begin), num_groups * group_size), np.float32)
         np.divide(weight[rows], scale[rows, np.newaxis], out=steps[:, :depth])
-        # [128, rows * groups]: one operation of numpy covers all groups.
-        columns = np.ascontiguousarray(steps.reshape(-1, INT4_BLOCK).T)
+        # [group_size, rows * groups]: one operation of numpy covers all groups.
+        columns = np.ascontiguousarray(steps.reshape(-1, group_size).T)
         codes, chosen = _quantize_columns(columns)
         q[rows] = codes.T.reshape(steps.shape)[:, :depth]
         multipliers[rows] = chosen.reshape(-1, num_groups)
-    return GroupedInt4Weight(q, multipliers, scale)
+    return GroupedInt4Weight(q, multipliers, scale, group_size)
 
 
 def dequantize_grouped_int4(weight: GroupedInt4Weight) -> npt.NDArray[np.float32]:
@@ -93,10 +99,11 @@ def _quantize_columns(
     """Codes and multipliers of groups that stand in columns.
 
     Args:
-        values: float32 `[128, groups]`, at most 120 in magnitude but for a rounding; overwritten.
+        values: float32 `[group_size, groups]`, at most 120 in magnitude but for a rounding;
+            overwritten.
 
     Returns:
-        int8 `[128, groups]` and int8 `[groups]`.
+        int8 `[group_size, groups]` and int8 `[groups]`.
     """
     highest, lowest = values.max(axis=0), values.min(axis=0)
     signs = np.where(highest > -lowest, np.float32(-1), np.float32(1))
@@ -139,7 +146,7 @@ def _squared_error(
     _codes(values, multipliers, ideal, codes)
     ideal -= codes
     ideal *= ideal
-    half = INT4_BLOCK // 2
+    half = len(ideal) // 2
     while half:  # in one order whatever the number of columns, which numpy's own sum has not
         ideal[:half] += ideal[half : 2 * half]
         half //= 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Symmetric INT4 weights with one scale per block of 128 inputs: real = q * scale."""
+"""Symmetric INT4 weights with one scale per block of inputs: real = q * scale."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from enginery.quantization.scaling import row_scale
 
 INT4_MAX = 7
 INT4_BLOCK = 128
+INT4_BLOCKS = (INT4_BLOCK, 64, 32)
+"""Inputs that may share a scale, the default first."""
 
 
-def int4_scale(weight: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
+def int4_scale(
+    weight: npt.NDArray[np.float32], name: str, block_size: int = INT4_BLOCK
+) -> npt.NDArray[np.float32]:
     """The scale of each block, amax / 7; 1 for a block of zeros.
 
     Args:
-        weight: float32 `[N, K]`, K a multiple of 128.
+        weight: float32 `[N, K]`, K a multiple of `block_size`.
         name: the tensor's name, for the error.
+        block_size: inputs that share a scale.
 
     Returns:
-        float32 `[N, K / 128]`, above zero.
+        float32 `[N, K / block_size]`, above zero.
 
     Raises:
         QuantizationError: a value is infinite or NaN.
     """
     num_rows, depth = weight.shape
-    assert depth % INT4_BLOCK == 0
-    blocks = weight.reshape(-1, INT4_BLOCK)
-    return row_scale(blocks, name, INT4_MAX).reshape(num_rows, depth // INT4_BLOCK)
+    assert depth % block_size == 0
+    blocks = weight.reshape(-1, block_size)
+    return row_scale(blocks, name, INT4_MAX).reshape(num_rows, depth // block_size)
 
 
 def int4_codes(
@@ -38,9 +43,9 @@ def int4_codes(
 
     Args:
         weight: finite float32 `[N, K]`.
-        scale: float32 `[N, K / 128]`, above zero.
+        scale: float32 `[N, blocks]`, above zero.
     """
-    q = weight.reshape(*scale.shape, INT4_BLOCK) / scale[:, :, np.newaxis]
+    q = weight.reshape(*scale.shape, -1) / scale[:, :, np.newaxis]
     np.rint(q, out=q)
     np.clip(q, -INT4_MAX, INT4_MAX, out=q)
     return q.astype(np.int8).reshape(weight.shape)

@@ -28,7 +28,6 @@ class Scheme:
             (`<module>.input_scale`).
         needs_codes: whether the checkpoint must hold the weights' codes, which calibration chose.
         like: the scheme that computes the same from weights of another origin; empty: none does.
-        block_size: inputs that share a weight scale; None is all of a row.
         dtypes: the build dtypes beside it; None is every one.
     """
 
@@ -43,13 +42,20 @@ class Scheme:
     has_input_scales: bool = False
     needs_codes: bool = False
     like: str = ""
-    block_size: int | None = None
     dtypes: tuple[str, ...] | None = None
 
     @property
     def is_calibrated(self) -> bool:
         """Whether it takes what only calibration gives."""
         return self.has_input_scales or self.needs_codes
+
+    @property
+    def has_multipliers(self) -> bool:
+        """Whether scales of INT4 groups are integers times a float of the row.
+
+        A code times its multiplier is an INT8 code: sums with INT8 activations are exact.
+        """
+        return (self.weight_dtype, self.activation_dtype) == ("i4", "i8")
 
     @property
     def computed_as(self) -> str:
@@ -81,7 +87,6 @@ W4A8_DYNAMIC = Scheme(
     f"INT4 weights in groups of {INT4_BLOCK} inputs, activations as int8_dynamic; lm_head in INT8",
     lm_head_dtype="i8",
     embedding_dtype="i8",
-    block_size=INT4_BLOCK,
 )
 INT4_WO = Scheme(
     "int4_wo",
@@ -90,7 +95,6 @@ INT4_WO = Scheme(
     "W4A16",
     f"INT4 weights, one scale per {INT4_BLOCK} inputs of a channel; activations never quantised",
     quantizes_lm_head=False,
-    block_size=INT4_BLOCK,
     dtypes=("bfloat16", "float16"),
 )
 INT4_AWQ = Scheme(
@@ -102,7 +106,6 @@ INT4_AWQ = Scheme(
     quantizes_lm_head=False,
     needs_codes=True,
     like="int4_wo",
-    block_size=INT4_BLOCK,
     dtypes=("bfloat16", "float16"),
 )
 W4A8_AWQ = Scheme(
@@ -110,11 +113,10 @@ W4A8_AWQ = Scheme(
     "i4",
     "f8e4m3",
     "W4A8_AWQ",
-    "INT4 weights as int4_awq, activations FP8; calibrated for other engines, built as int4_awq",
+    "INT4 weights as int4_awq, activations FP8 by the checkpoint's scales (calibrated)",
     quantizes_lm_head=False,
     has_input_scales=True,
     needs_codes=True,
-    block_size=INT4_BLOCK,
 )
 INT8_SQ = Scheme(
     "int8_sq",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint, pre_quant_scale_name
+from enginery.builder.checkpoint.imports.stored_weight import StoredWeight
 from enginery.builder.checkpoint.scales import (
     SCALE,
     input_scale_name,
@@ -20,7 +21,7 @@ from enginery.builder.exclusion import linear_nodes, stacks, whole_stacks
 from enginery.builder.models.decoder import EMBEDDING, LM_HEAD
 from enginery.builder.network.network import Network
 from enginery.builder.refusals import nearest_without_scales
-from enginery.quantization import INT4_BLOCK, SCHEMES
+from enginery.quantization import INT4_BLOCK, INT4_BLOCKS, SCHEMES
 
 CALIBRATE = "give --calib_dataset FILE, or calibrate the checkpoint with `enginery quantize`"
 CODE_NAMES = {"I8": "INT8", "I4": "INT4", "F8_E4M3": "FP8"}
@@ -38,6 +39,8 @@ class CheckedTensors:
             kept those that the checkpoint has none of.
         smoothed: weights whose layers' inputs are multiplied by a `pre_quant_scale`.
         with_zero_points: weights whose codes, which are kept, have zero points.
+        block_size: inputs that share a scale of INT4 weights: as many as the groups of the codes
+            that are kept allow.
     """
 
     scales: tuple[str, ...] = ()
@@ -45,6 +48,7 @@ class CheckedTensors:
     excluded: frozenset[str] = frozenset()
     smoothed: frozenset[str] = frozenset()
     with_zero_points: frozenset[str] = frozenset()
+    block_size: int = INT4_BLOCK
 
 
 def check_quantized(
@@ -99,6 +103,8 @@ class _Check:
             *self.input_scales.values(),
             *map(pre_quant_scale_name, self.weights),
         }
+        sizes = (weight.block_size for weight in checkpoint.stored.values())
+        self.block_size = min((size for size in sizes if size is not None), default=INT4_BLOCK)
         self.told = excluded
         self.excluded = self._excluded()
 
@@ -118,17 +124,29 @@ class _Check:
             tuple(notes),
             self.excluded,
             smoothed,
-            frozenset(
-                name
-                for name, stored in self.checkpoint.stored.items()
-                if stored.has_zero_points and name not in self.excluded and self._is_blocked_int4
-            ),
+            self._with_zero_points(),
+            self.block_size,
         )
 
-    @property
-    def _is_blocked_int4(self) -> bool:
-        """Whether the scheme stores INT4 with a scale per block, which codes can be kept in."""
-        return self.scheme.weight_dtype == "i4" and self.scheme.activation_dtype is None
+    def _with_zero_points(self) -> frozenset[str]:
+        """Weights with zero points beside codes that are kept; refused beside FP8 activations."""
+        found = frozenset(
+            name
+            for name, stored in self.checkpoint.stored.items()
+            if stored.has_zero_points and name not in self.excluded and self._is_kept(stored)
+        )
+        if found and self.scheme.has_input_scales:
+            self.problems.add(
+                min(found),
+                f"has zero points, as {len(found) - 1} more; qformat {self.qformat} takes "
+                "symmetric codes",
+                "choose --qformat int4_wo or w4a8_dynamic",
+            )
+        return found
+
+    def _is_kept(self, stored: StoredWeight) -> bool:
+        dtype = self.scheme.weight_dtype
+        return dtype is not None and stored.keeps_codes(dtype, self.block_size)
 
     def _excluded(self) -> frozenset[str]:
         """What the build was told, and where it keeps codes what the checkpoint excluded."""
@@ -139,7 +157,7 @@ class _Check:
             excluded |= {
                 node.weight(1).name
                 for node in linear_nodes(self.network)
-                if node.weight(1).name not in stored and self._is_of_scheme(node.output.name)
+                if node.weight(1).name not in stored and self._is_of_codes(node.output.name)
             }
         return whole_stacks(self.network, excluded)
 
@@ -212,6 +230,11 @@ class _Check:
         """Whether the scheme quantises the layer that computes a value."""
         return output != "logits" or self.scheme.quantizes_lm_head
 
+    def _is_of_codes(self, output: str) -> bool:
+        """Whether that is in the dtype of the other layers, which the checkpoint's codes have."""
+        is_other = output == "logits" and self.scheme.lm_head_dtype is not None
+        return self._is_of_scheme(output) and not is_other
+
     def _is_quantised(self, weight: str, output: str) -> bool:
         return weight not in self.excluded and self._is_of_scheme(output)
 
@@ -224,8 +247,11 @@ class _Check:
             )
 
     def _check_codes(self) -> None:
-        """INT4 is kept or refused: quantising four bits a second time costs too much."""
-        if not self._is_blocked_int4:
+        """INT4 is kept or refused: quantising four bits a second time costs too much.
+
+        But for the scheme that stands in where other schemes refuse.
+        """
+        if self.scheme.weight_dtype != "i4" or self.scheme.has_multipliers:
             return
         stored = self.checkpoint.stored
         needed = [
@@ -243,23 +269,21 @@ class _Check:
             )
         for name in needed:
             weight = stored.get(name)
-            if weight is None or weight.dtype != "I4":
+            if weight is None or weight.dtype != "I4" or self._is_kept(weight):
                 continue
-            reason = ""
+            reason = f"in rows of {weight.shape[1]} columns"
             if not weight.is_ordered:
                 reason = "by groups of columns that are not consecutive (desc_act)"
-            elif weight.group_size % INT4_BLOCK:
+            elif weight.group_size % min(INT4_BLOCKS):
                 reason = f"in groups of {weight.group_size} columns"
-            elif weight.shape[1] % INT4_BLOCK:
-                reason = f"in rows of {weight.shape[1]} columns"
-            if reason:
-                self.problems.add(
-                    name,
-                    f"is stored {reason}; {self.qformat} takes groups of whole blocks of "
-                    f"{INT4_BLOCK} consecutive columns",
-                    "choose --qformat int8_wo or w4a8_dynamic, which quantise the values anew",
-                )
-                return
+            sizes = ", ".join(map(str, INT4_BLOCKS))
+            self.problems.add(
+                name,
+                f"is stored {reason}; {self.qformat} takes groups of whole blocks of consecutive "
+                f"columns: {sizes}",
+                "choose --qformat int8_wo or w4a8_dynamic, which quantise the values anew",
+            )
+            return
 
     def _exclusion_notes(self) -> list[str]:
         added = sorted(self.excluded - self.told)
@@ -274,9 +298,8 @@ class _Check:
         dtype = OF_WEIGHT_DTYPE.get(self.scheme.weight_dtype or "")
         kinds: dict[str, int] = {}
         for weight in self.checkpoint.stored.values():
-            # Two levels of scales are of our own making.
-            is_same = weight.dtype == dtype and (dtype != "I4" or self._is_blocked_int4)
-            if not is_same:
+            is_kept = self._is_kept(weight) if dtype == "I4" else weight.dtype == dtype
+            if not is_kept:
                 kinds[weight.dtype] = kinds.get(weight.dtype, 0) + 1
         what = "keeps their values" if dtype is None else "quantises their values anew"
         return [

@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from enginery.builder.errors import OutputError, Problem
 
+from .exchange import exchange
+
 MANIFEST_FILE = "manifest.json"
 CONFIG_FILE = "config.json"
 # What tells a manifest of ours from any other file of that name.
@@ -83,27 +85,35 @@ class EngineDirectory:
         (self.path / name).write_text(text, encoding="utf-8")
 
     def commit(self) -> None:
-        """Forces everything to the disk and puts it in `output`'s place."""
+        """Forces everything to the disk and puts it in `output`'s place.
+
+        Whoever opens `output` meanwhile, or after this process was killed, finds what was there or
+        what was written, complete. Only a file system without an exchange of names has a moment
+        with neither, which `check_output` mends.
+        """
         self.path.chmod(0o755)  # mkdtemp's folders are closed to others
         for file in self.path.iterdir():
             _sync(file)
         _sync(self.path)
-        if self.output.exists():
-            # A directory cannot be renamed over one that is not empty.
-            replaced = self.path.with_name(f"{self.path.name}.replaced")
+        if not self.output.exists():
+            self.path.rename(self.output)
+        elif not exchange(self.path, self.output):
+            replaced = _replaced(self.output)
+            shutil.rmtree(replaced, ignore_errors=True)  # of a commit that was killed after both
             self.output.rename(replaced)
             self.path.rename(self.output)
             shutil.rmtree(replaced)
-        else:
-            self.path.rename(self.output)
         _sync(self.output.parent)
 
 
 def check_output(output: Path, *, overwrite: bool, kind: OutputKind = ENGINE) -> None:
     """Raises `OutputError` where an engine, or another `kind`, may not be written to `output`.
 
-    What is there is replaced only when it is one of ours and `overwrite` is given.
+    What is there is replaced only when it is one of ours and `overwrite` is given. What a commit
+    had moved away when it was killed is put back first.
     """
+    if not output.exists() and (replaced := _replaced(output.absolute())).exists():
+        replaced.rename(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not output.is_dir():
@@ -117,6 +127,11 @@ def check_output(output: Path, *, overwrite: bool, kind: OutputKind = ENGINE) ->
     else:
         return
     raise OutputError(str(output), [problem])
+
+
+def _replaced(output: Path) -> Path:
+    """Where a commit keeps what was in `output` while it cannot exchange the two."""
+    return output.with_name(f".{output.name}.replaced")
 
 
 def _sync(path: Path) -> None:

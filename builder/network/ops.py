@@ -21,7 +21,7 @@ WEIGHT_DTYPES = {
     "bf16": ("bf16", "i8", "i4"),
     "f16": ("f16", "i8", "i4"),
     "i8": ("i8", "i4"),
-    "f8e4m3": ("f8e4m3",),
+    "f8e4m3": ("f8e4m3", "i4"),
 }
 
 
@@ -161,13 +161,13 @@ def scale_columns(inputs: tuple[Operand, ...], attributes: Attributes) -> Output
 
 @rule
 def group_sums(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
-    """(x f32 or bf16 `[rows, K]`; group) -> `[rows, ceil(K / group)]`: sums of groups of columns.
+    """(x f32, bf16 or i8 `[rows, K]`; group) -> `[rows, ceil(K / group)]`: sums of groups.
 
     A group is `group` consecutive columns, the last one what is left.
     """
     (x,) = inputs
     x = _value(x)
-    _expect(x.dtype in ("f32", "bf16"), f"{x.name} is {x.dtype}, not f32 or bf16")
+    _expect(x.dtype in ("f32", "bf16", "i8"), f"{x.name} is {x.dtype}, not f32, bf16 or i8")
     group = _integer(attributes, "group")
     _expect(group >= 1, "group is below 1")
     return OutputType(x.rows, -(-x.columns // group), "f32")

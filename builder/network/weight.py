@@ -8,6 +8,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """How the codes of a weight of dtype "i4" are scaled.
+
+    Attributes:
+        size: columns that share a scale.
+        has_multipliers: whether that is an integer times a float of the row; see
+            `enginery.quantization.Scheme`.
+    """
+
+    size: int
+    has_multipliers: bool = False
+
+
+@dataclass(frozen=True)
 class WeightPart:
     """A rectangle of one checkpoint tensor.
 
@@ -40,7 +54,8 @@ class Weight:
         name: its name in the engine, close to its parts' names in the checkpoint.
         parts: at least one, all of the same width.
         dtype: dtype in which it is stored: "f32", "bf16", "f16", or codes with scales: "i8" and
-            "f8e4m3" (per row), "i4" (per block of a row; on cpu of two levels).
+            "f8e4m3" (per row), "i4" (per block of a row).
+        blocks: of "i4" and of zero terms; None of all others.
         is_zero_terms: whether it is not the tensor's values but -zero_point * scale of its blocks,
             which are then what `columns` counts.
     """
@@ -48,6 +63,7 @@ class Weight:
     name: str
     parts: tuple[WeightPart, ...]
     dtype: str = "f32"
+    blocks: Blocks | None = None
     is_zero_terms: bool = False
 
     @property
@@ -85,9 +101,9 @@ class Weight:
         assert part.factor is None
         return dataclasses.replace(self, parts=(dataclasses.replace(part, factor=factor),))
 
-    def stored_as(self, dtype: str) -> Weight:
-        """This weight with another storage dtype."""
-        return dataclasses.replace(self, dtype=dtype)
+    def stored_as(self, dtype: str, blocks: Blocks | None = None) -> Weight:
+        """This weight with another storage dtype; "i4" takes blocks."""
+        return dataclasses.replace(self, dtype=dtype, blocks=blocks)
 
 
 def whole(tensor: str, shape: tuple[int, ...]) -> Weight:
@@ -99,5 +115,8 @@ def whole(tensor: str, shape: tuple[int, ...]) -> Weight:
 def stack(name: str, weights: list[Weight]) -> Weight:
     """Stacks weights of equal width and dtype along dimension 0."""
     return Weight(
-        name, tuple(part for weight in weights for part in weight.parts), weights[0].dtype
+        name,
+        tuple(part for weight in weights for part in weight.parts),
+        weights[0].dtype,
+        weights[0].blocks,
     )

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
-from enginery.builder.checkpoint.imports.stored_weight import Codes, StoredWeight
+from enginery.builder.checkpoint.imports.stored_weight import Codes
 from enginery.builder.checkpoint.scales import input_scale_name
-from enginery.builder.network.weight import Weight, WeightPart
-from enginery.builder.options import BuildOptions
+from enginery.builder.network.weight import Blocks, Weight, WeightPart
 from enginery.builder.targets.weight_rows import (
     FloatArray,
     not_finite,
@@ -28,11 +27,11 @@ from enginery.builder.targets.weight_rows import (
     round_scale,
 )
 from enginery.quantization import (
-    INT4_BLOCK,
-    SCHEMES,
     Fp8Weight,
+    GroupedInt4Weight,
     Int8Weight,
     QuantizationError,
+    TwoLevels,
     dequantize_fp8,
     dequantize_grouped_int4,
     dequantize_int8,
@@ -41,24 +40,14 @@ from enginery.quantization import (
     quantize_fp8,
     quantize_grouped_int4,
     quantize_int8,
+    regroup_int4,
     round_to,
+    two_levels,
     widen,
 )
 
 # Scales of INT4 blocks beside operands of bfloat16 are rounded like them.
 CPU_SCALE_DTYPE = "bf16"
-
-
-def keeps_codes(stored: StoredWeight, dtype: str) -> bool:
-    """Whether a weight of this dtype ("i8", "f8e4m3", "i4" per block) takes the codes as they are.
-
-    INT4 needs groups of whole blocks; the others one scale per row and no zero point.
-    """
-    if (stored.dtype, dtype) == ("I4", "i4"):
-        is_blocked = stored.shape[1] % INT4_BLOCK == 0 and stored.group_size % INT4_BLOCK == 0
-        return stored.is_ordered and is_blocked
-    is_same = (stored.dtype, dtype) in (("I8", "i8"), ("F8_E4M3", "f8e4m3"))
-    return is_same and stored.group_size >= stored.shape[1] and not stored.has_zero_points
 
 
 def input_scale(checkpoint: Checkpoint, weight: Weight) -> npt.NDArray[np.float32]:
@@ -95,7 +84,7 @@ def fp8_rows(checkpoint: Checkpoint, rows: Weight) -> Fp8Weight:
 def int4_rows(
     checkpoint: Checkpoint, rows: Weight, act: str
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[Any]]:
-    """INT4 codes int8 `[N, K]` and their scales `[N, K / 128]`, rounded to the dtype `act`.
+    """INT4 codes int8 `[N, K]` and their scales `[N, blocks]`, rounded to the dtype `act`.
 
     Codes that have zero points stay what they are; see `read_zero_terms`.
 
@@ -108,10 +97,10 @@ def int4_rows(
     begin = 0
     for part in rows.parts:
         here = slice(begin, begin + part.num_rows)
-        if _is_kept(checkpoint, part, "i4"):
+        if _is_kept(checkpoint, part, "i4", _blocks(rows).size):
             # Scales that are zero as they are kept were replaced by 1.
             is_zero = widen(round_to(exact[here], act)) == 0
-            codes[here].reshape(*is_zero.shape, INT4_BLOCK)[is_zero] = 0
+            codes[here].reshape(*is_zero.shape, -1)[is_zero] = 0
         else:  # rounded by the scales as they are kept
             values = read_float32(checkpoint, dataclasses.replace(rows, parts=(part,)))
             codes[here] = int4_codes(values, widen(scale[here]))
@@ -119,47 +108,68 @@ def int4_rows(
     return codes, scale
 
 
+def grouped_int4_rows(checkpoint: Checkpoint, rows: Weight) -> GroupedInt4Weight:
+    """INT4 codes with a multiplier of each block and a scale of each row.
+
+    Codes that have zero points are not freed of them; see `read_zero_terms`.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    parts = [_grouped_int4_part(checkpoint, rows, part) for part in rows.parts]
+    codes, multipliers, scale, _ = zip(*parts, strict=True)
+    return GroupedInt4Weight(
+        np.concatenate(codes),
+        np.concatenate(multipliers),
+        np.concatenate(scale),
+        _blocks(rows).size,
+    )
+
+
 def read_zero_terms(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
-    """-zero_point * scale of each block of INT4 codes, float32 `[N, K / 128]`.
+    """-zero_point * scale of each block of INT4 codes, float32 `[N, blocks]`.
 
     With these times the sums of the operand's blocks a product of codes less their zero points is
-    the product of the codes alone and a small one beside it.
+    the product of the codes alone and a small one beside it. Scales are those of the codes: as an
+    engine keeps them.
 
     Args:
         checkpoint: where the codes are.
         rows: whose columns count blocks.
     """
+    blocks = _blocks(rows)
     parts = []
     for part in rows.parts:
         assert part.columns is not None
         begin, end = part.columns
-        whole = dataclasses.replace(part, columns=(begin * INT4_BLOCK, end * INT4_BLOCK))
+        whole = dataclasses.replace(part, columns=(begin * blocks.size, end * blocks.size))
         terms = np.zeros((part.num_rows, end - begin), np.float32)
-        if _is_kept(checkpoint, whole, "i4"):
-            codes = _stored(checkpoint, whole, in_blocks=True)
+        if _is_kept(checkpoint, whole, "i4", blocks.size):
+            codes = _stored_blocks(checkpoint, whole, blocks.size)
             if codes.zero_point is not None:
-                terms -= codes.zero_point * widen(round_to(codes.scale, CPU_SCALE_DTYPE))
+                terms -= codes.zero_point * _kept_scale(checkpoint, whole, blocks, codes.scale)
         parts.append(terms)
     return np.concatenate(parts)
 
 
 def zero_terms_of(weight: Weight) -> Weight:
-    """The weight of an INT4 weight's zero terms, float32 `[N, K / 128]`."""
-    parts = []
+    """The weight of an INT4 weight's zero terms, float32 `[N, blocks]`."""
+    blocks, parts = _blocks(weight), []
     for part in weight.parts:
         assert part.columns is not None
         begin, end = part.columns
-        parts.append(dataclasses.replace(part, columns=(begin // INT4_BLOCK, end // INT4_BLOCK)))
-    return Weight(f"{weight.name}.zero_terms", tuple(parts), "f32", is_zero_terms=True)
+        columns = (begin // blocks.size, -(-end // blocks.size))
+        parts.append(dataclasses.replace(part, columns=columns))
+    name = f"{weight.name}.zero_terms"
+    return Weight(name, tuple(parts), "f32", blocks, is_zero_terms=True)
 
 
-def dequantised_rows(checkpoint: Checkpoint, rows: Weight, options: BuildOptions) -> FloatArray:
+def dequantised_rows(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
     """The values that an engine computes with in place of a weight's, float32 `[N, K]`.
 
     Args:
         checkpoint: that the engine is built from.
         rows: of the quantised network.
-        options: of the build.
 
     Raises:
         CheckpointError: as the packing of the same rows does.
@@ -170,30 +180,30 @@ def dequantised_rows(checkpoint: Checkpoint, rows: Weight, options: BuildOptions
         return dequantize_fp8(fp8_rows(checkpoint, rows))
     if rows.dtype != "i4":
         return widen(read_rounded(checkpoint, rows, rows.dtype))
-    if SCHEMES[options.qformat].activation_dtype == "i8":
-        values, amax = read_with_amax(checkpoint, rows)
-        return dequantize_grouped_int4(quantize_grouped_int4(values, rows.name, amax))
-    codes, scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
+    blocks = _blocks(rows)
+    if blocks.has_multipliers:
+        values = dequantize_grouped_int4(grouped_int4_rows(checkpoint, rows))
+    else:
+        codes, scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
+        values = codes.astype(np.float32) * np.repeat(widen(scale), blocks.size, axis=1)
     zero_terms = read_zero_terms(checkpoint, zero_terms_of(rows))
-    blocked = codes.reshape(*scale.shape, INT4_BLOCK) * widen(scale)[:, :, np.newaxis]
-    dequantised: FloatArray = (blocked + zero_terms[:, :, np.newaxis]).reshape(codes.shape)
+    dequantised: FloatArray = np.repeat(zero_terms, blocks.size, axis=1)[:, : rows.shape[1]]
+    dequantised += values
     return dequantised
 
 
-def _is_kept(checkpoint: Checkpoint, part: WeightPart, dtype: str) -> bool:
+def _blocks(rows: Weight) -> Blocks:
+    assert rows.blocks is not None
+    return rows.blocks
+
+
+def _is_kept(checkpoint: Checkpoint, part: WeightPart, dtype: str, block_size: int = 0) -> bool:
     stored = checkpoint.stored.get(part.tensor)
-    return stored is not None and keeps_codes(stored, dtype)
+    return stored is not None and stored.keeps_codes(dtype, block_size)
 
 
-def _stored(checkpoint: Checkpoint, part: WeightPart, *, in_blocks: bool = False) -> Codes:
-    """The codes of a part, and their scales times what its rows are multiplied by.
-
-    Args:
-        checkpoint: where they are.
-        part: what of a tensor.
-        in_blocks: whether scales and zero points are given for each block of 128 columns rather
-            than for each group, which is made of whole blocks.
-    """
+def _stored(checkpoint: Checkpoint, part: WeightPart) -> Codes:
+    """The codes of a part, and their scales times what its rows are multiplied by."""
     assert part.columns is not None
     stored = checkpoint.stored[part.tensor]
     begin, end = part.columns
@@ -201,16 +211,40 @@ def _stored(checkpoint: Checkpoint, part: WeightPart, *, in_blocks: bool = False
     codes = stored.codes(part.rows, (first, end))
     factor = read_factor(checkpoint, part)
     scale = codes.scale if factor is None else codes.scale * factor[:, np.newaxis]
-    codes = codes._replace(q=codes.q[:, begin - first :], scale=scale)
-    if not in_blocks:
-        return codes
-    count = codes.group_size // INT4_BLOCK
-    blocks = slice((begin - first) // INT4_BLOCK, (end - first) // INT4_BLOCK)
+    return codes._replace(q=codes.q[:, begin - first :], scale=scale)
+
+
+def _stored_blocks(checkpoint: Checkpoint, part: WeightPart, size: int) -> Codes:
+    """As `_stored`, with scales and zero points of blocks, of which each group has some."""
+    assert part.columns is not None
+    codes = _stored(checkpoint, part)
+    count = codes.group_size // size
+    begin, end = (column // size for column in part.columns)
+    first = begin // count * count
+    blocks = slice(begin - first, end - first)
     zero_point = codes.zero_point
     if zero_point is not None:
         zero_point = np.repeat(zero_point, count, axis=1)[:, blocks]
-    scale = np.repeat(scale, count, axis=1)[:, blocks]
-    return Codes(codes.q, scale, zero_point, INT4_BLOCK)
+    scale = np.repeat(codes.scale, count, axis=1)[:, blocks]
+    return Codes(codes.q, scale, zero_point, size)
+
+
+def _two_levels(
+    checkpoint: Checkpoint, part: WeightPart, size: int, scale: FloatArray
+) -> TwoLevels:
+    """Of scales of a part's blocks: multipliers of a scale that follows from the whole rows."""
+    whole = dataclasses.replace(part, columns=(0, checkpoint.stored[part.tensor].shape[1]))
+    of_rows = scale if part == whole else _stored_blocks(checkpoint, whole, size).scale
+    return two_levels(scale, np.abs(of_rows).max(axis=1))
+
+
+def _kept_scale(
+    checkpoint: Checkpoint, part: WeightPart, blocks: Blocks, scale: FloatArray
+) -> FloatArray:
+    """Scales of a part's blocks as an engine keeps them."""
+    if blocks.has_multipliers:
+        return _two_levels(checkpoint, part, blocks.size, scale).group_scale()
+    return widen(round_to(scale, CPU_SCALE_DTYPE))
 
 
 def _int8_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> Int8Weight:
@@ -235,11 +269,22 @@ def _int4_part(
     checkpoint: Checkpoint, rows: Weight, part: WeightPart
 ) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Codes and exact scales; codes of a part that is not kept are still to be made."""
-    if _is_kept(checkpoint, part, "i4"):
-        codes = _stored(checkpoint, part, in_blocks=True)
+    size = _blocks(rows).size
+    if _is_kept(checkpoint, part, "i4", size):
+        codes = _stored_blocks(checkpoint, part, size)
         return codes.q, codes.scale
     values = read_float32(checkpoint, dataclasses.replace(rows, parts=(part,)))
     try:
-        return np.empty(values.shape, np.int8), int4_scale(values, rows.name)
+        return np.empty(values.shape, np.int8), int4_scale(values, rows.name, size)
     except QuantizationError as error:
         raise not_finite(checkpoint, rows) from error
+
+
+def _grouped_int4_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> GroupedInt4Weight:
+    size = _blocks(rows).size
+    if _is_kept(checkpoint, part, "i4", size):
+        codes = _stored_blocks(checkpoint, part, size)
+        levels = _two_levels(checkpoint, part, size, codes.scale)
+        return regroup_int4(codes.q, codes.scale, codes.zero_point, levels)
+    values, amax = read_with_amax(checkpoint, dataclasses.replace(rows, parts=(part,)))
+    return quantize_grouped_int4(values, rows.name, amax, size)

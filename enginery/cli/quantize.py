@@ -20,6 +20,7 @@ from pathlib import Path
 from enginery.builder.memory_plan import format_bytes
 from enginery.cli.calibration_flags import CalibrationProgress, add_calibration_arguments
 from enginery.cli.flags import FlagParser
+from enginery.quantization import INT4_BLOCK, INT4_BLOCKS
 from enginery.quantization.calibration_formats import CALIBRATION_FORMATS, KV_CACHE_FORMATS
 from enginery.quantize import DEVICES, QuantizeRequest, plan_quantization, quantize
 
@@ -76,6 +77,13 @@ def add_arguments(parser: FlagParser) -> None:
         help="linear modules that stay as they are: names or their ends, with * as in a shell; "
         "lm_head always does",
     )
+    parser.add_argument(
+        "--awq_block_size",
+        type=int,
+        choices=INT4_BLOCKS,
+        help=f"inputs that share a scale of INT4 weights (default: {INT4_BLOCK}); fewer cost less "
+        "accuracy and more bytes, and only engines for cpu take them",
+    )
     add_calibration_arguments(parser, prefix="")
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto is a GPU where there is one"
@@ -99,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint; see `add_arguments`."""
     names = (
         "model", "output", "qformat", "kv_cache_dtype", "calib_dataset", "calib_size",
-        "calib_max_seq_length", "batch_size", "seed", "device", "overwrite",
+        "calib_max_seq_length", "batch_size", "seed", "awq_block_size", "device", "overwrite",
     )  # fmt: skip
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     planned = plan_quantization(

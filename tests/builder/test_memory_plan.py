@@ -13,6 +13,7 @@ from enginery.builder.errors import LimitError
 from enginery.builder.memory_plan import MemoryPlan, describe_plan, format_bytes, plan_memory
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.engines import build_tiny, plan_tiny
+from tests.support.quantized_checkpoints import quantize_checkpoint
 
 
 def replan(
@@ -64,6 +65,17 @@ def test_int4_weights_take_half_a_byte(tmp_path: Path) -> None:
     # qkv, o, gate and up, down of two layers; a multiplier for every 128 of them.
     num_codes = 2 * 128 * (256 + 128 + 512 + 256)
     assert int8 - int4 == num_codes // 2 - num_codes // 128
+
+
+def test_products_of_gate_and_up_are_stored_beside_zero_points(tmp_path: Path) -> None:
+    """The zero terms come first, and what is added to them is no product alone."""
+    workspaces = []
+    for kind in ("awq_sym", "awq"):
+        model = write_tiny_checkpoint(tmp_path / kind, "llama")
+        quantize_checkpoint(model, kind)
+        planned = plan_tiny(model, dtype="bfloat16", qformat="int4_wo")
+        workspaces.append(planned.plan.workspace_bytes / planned.options.max_num_tokens)
+    assert workspaces[1] - workspaces[0] >= 2 * 256 * 4
 
 
 def test_ranks_share_the_kv_cache_and_not_the_residual_stream(tmp_path: Path) -> None:

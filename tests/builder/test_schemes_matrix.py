@@ -37,7 +37,7 @@ BUILT = {
     "w4a8_dynamic": {"cpu"},
     "int4_wo": {"cpu"} | GPUS,
     "int4_awq": {"cpu"} | GPUS,
-    "w4a8_awq": set(),
+    "w4a8_awq": {"cpu"},
     "int8_sq": {"cpu"} | GPUS,
     "fp8": {"cpu"} | FP8_GPUS,
 }

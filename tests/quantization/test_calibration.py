@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from enginery.builder.errors import OptionError
 from enginery.quantization.calibration_data import CalibrationError
 from enginery.quantization.calibration_job import CalibrationState
 from enginery.quantize import QuantizeRequest, plan_quantization, quantize
@@ -74,7 +75,7 @@ def weight_of(
         nibbles = torch.stack([codes & 15, codes >> 4], dim=1).reshape(-1, codes.shape[1])
         values = nibbles.to(torch.int8)
         values = torch.where(values > 7, values - 16, values).float()
-        weight = values * scale.repeat_interleave(128, dim=1)
+        weight = values * scale.repeat_interleave(values.shape[1] // scale.shape[1], dim=1)
     else:
         weight = codes.float() * (scale[:, None] if scale.ndim else scale)
     if f"{name}.pre_quant_scale" in tensors:
@@ -124,6 +125,35 @@ def test_every_format_is_written(
     assert tensors["model.layers.0.input_layernorm.weight"].dtype == torch.bfloat16
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (output / name).read_bytes() == (model / name).read_bytes()
+
+
+@pytest.mark.parametrize(("qformat", "size"), [("int4_wo", 32), ("w4a8_awq", 64)])
+def test_blocks_are_as_large_as_is_asked_for(
+    model: Path, tmp_path: Path, qformat: str, size: int
+) -> None:
+    output = tmp_path / "out"
+    tensors = run(model, output, qformat, awq_block_size=size)
+    original = load_file(model / "model.safetensors")
+    assert tensors[f"{DOWN}.weight_scale"].shape == (128, 256 // size)
+    wanted = original[f"{DOWN}.weight"].float()
+    error = (weight_of(tensors, original, DOWN) - wanted).norm() / wanted.norm()
+    assert error < 0.15
+    assert read(output / "hf_quant_config.json")["quantization"]["group_size"] == size
+    assert read(output / "calibration.json")["block_size"] == size
+
+
+@pytest.mark.parametrize(
+    ("qformat", "size", "message"),
+    [
+        ("int4_awq", 16, "awq_block_size: 16 is not one of 128, 64, 32"),
+        ("fp8", 64, "awq_block_size: is given beside qformat fp8, whose weights have a scale per"),
+    ],
+)
+def test_blocks_that_there_are_not(
+    model: Path, tmp_path: Path, qformat: str, size: int, message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        run(model, tmp_path / "out", qformat, awq_block_size=size)
 
 
 def test_scales_are_those_of_the_activations(model: Path, tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ class Scheme:
             is_static = self.inputs is not None and not self.inputs.is_dynamic
             return "fp8" if is_static and is_per_row else "none"
         if self.weights.num_bits == 4:
-            return "int4_wo"
+            is_dynamic = self.inputs is not None and self.inputs.is_dynamic
+            return "w4a8_dynamic" if is_dynamic else "int4_wo"
         if not is_per_row or not self.weights.is_symmetric:
             return "none"
         if self.inputs is None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from enginery.quantization import e4m3_to_float32
+from enginery.quantization import INT4_BLOCKS, e4m3_to_float32
 
 Interval = tuple[int, int]  # half-open
 FloatArray = npt.NDArray[np.float32]
@@ -106,6 +106,31 @@ class StoredWeight(ABC):
         self.group_size = group_size
         self.tensors = tensors
         self.has_zero_points = has_zero_points
+
+    @property
+    def block_size(self) -> int | None:
+        """The most inputs that may share a scale where INT4 codes are kept; None: they cannot be.
+
+        Groups and rows are whole numbers of such blocks.
+        """
+        if self.dtype != "I4" or not self.is_ordered:
+            return None
+        sizes = (self.group_size, self.shape[1])
+        return next((b for b in INT4_BLOCKS if all(size % b == 0 for size in sizes)), None)
+
+    def keeps_codes(self, dtype: str, block_size: int = 0) -> bool:
+        """Whether a weight of an engine takes the codes as they are.
+
+        INT4 needs groups of whole blocks; the others one scale per row and no zero point.
+
+        Args:
+            dtype: in which the engine stores it: "i8", "f8e4m3" or "i4".
+            block_size: inputs that share a scale of "i4"; unused for the others.
+        """
+        if dtype == "i4":
+            return self.block_size is not None and self.block_size % block_size == 0
+        is_same = (self.dtype, dtype) in (("I8", "i8"), ("F8_E4M3", "f8e4m3"))
+        return is_same and self.group_size >= self.shape[1] and not self.has_zero_points
 
     @abstractmethod
     def codes(self, rows: Interval, columns: Interval) -> Codes:

@@ -7,14 +7,18 @@ from collections.abc import Collection
 
 from enginery.builder.network.network import Network, Node, Operand, Value
 from enginery.builder.network.ops import node
-from enginery.builder.network.weight import Weight
-from enginery.quantization import Scheme
+from enginery.builder.network.weight import Blocks, Weight
+from enginery.quantization import INT4_BLOCK, Scheme
 
 LOGITS = "logits"
 
 
 def quantize(
-    network: Network, dtype: str, scheme: Scheme, excluded: Collection[str] = ()
+    network: Network,
+    dtype: str,
+    scheme: Scheme,
+    excluded: Collection[str] = (),
+    block_size: int = INT4_BLOCK,
 ) -> Network:
     """Applies a quantisation scheme to the linear layers, the output projection where it says so.
 
@@ -28,6 +32,7 @@ def quantize(
         scheme: what to store and compute instead; see `Scheme`.
         excluded: checkpoint tensors of the layers that stay in the build dtype; of a layer that
             was stacked all or none.
+        block_size: inputs that share a scale of INT4 weights.
     """
     # By name: what linear layers take as operands and as weights.
     operand_dtypes: dict[str, str] = {}
@@ -47,7 +52,9 @@ def quantize(
     def stored(weight: Weight) -> Weight:
         if len(weight.shape) == 1:
             return weight  # norms and biases stay in float32
-        return weight.stored_as(weight_dtypes.get(weight.name, scheme.embedding_dtype or dtype))
+        stored_dtype = weight_dtypes.get(weight.name, scheme.embedding_dtype or dtype)
+        blocks = Blocks(block_size, scheme.has_multipliers) if stored_dtype == "i4" else None
+        return weight.stored_as(stored_dtype, blocks)
 
     retyped: dict[str, Value] = {}
 

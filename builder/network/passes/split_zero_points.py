@@ -3,7 +3,7 @@
 
     sum over k of (q - z) s x  =  sum over k of q s x  +  sum over blocks of (-z s) (sum of x)
 
-The second has one column per block of 128 inputs, and so the kernels know nothing of zero points.
+The second has one column per block of inputs, and so the kernels know nothing of zero points.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator
 from enginery.builder.network.network import Network, Node
 from enginery.builder.network.ops import node
 from enginery.builder.targets.code_rows import zero_terms_of
-from enginery.quantization import INT4_BLOCK
 
 
 def split_zero_points(network: Network, with_zero_points: Collection[str]) -> Network:
@@ -40,15 +39,10 @@ def _split(current: Node, with_zero_points: Collection[str]) -> Iterator[Node]:
         return
     x, weight, bias, residual = current.inputs
     name = current.output.name
-    sums = node("group_sums", f"{name}.group_sums", x, group=INT4_BLOCK)
+    terms_weight = zero_terms_of(current.weight(1))
+    assert terms_weight.blocks is not None
+    sums = node("group_sums", f"{name}.group_sums", x, group=terms_weight.blocks.size)
     yield sums
-    terms = node(
-        "linear",
-        f"{name}.zero_terms",
-        sums.output,
-        zero_terms_of(current.weight(1)),
-        None,
-        residual,
-    )
+    terms = node("linear", f"{name}.zero_terms", sums.output, terms_weight, None, residual)
     yield terms
     yield node("linear", name, x, weight, bias, terms.output)

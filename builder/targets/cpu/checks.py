@@ -7,7 +7,6 @@ from enginery.builder.engine.program import INT4
 from enginery.builder.errors import OptionError, Problems
 from enginery.builder.network.network import Network
 from enginery.builder.options import BuildOptions
-from enginery.quantization import INT4_BLOCK, SCHEMES
 
 
 def check_kernels_take(network: Network, options: BuildOptions) -> None:
@@ -20,21 +19,22 @@ def check_kernels_take(network: Network, options: BuildOptions) -> None:
     weights = [node.weight(1) for node in network.nodes if node.op == "linear"]
     # Layers are alike: one of each name says it all.
     for name, weight in {weight.name.rsplit(".", 2)[-2]: weight for weight in weights}.items():
-        columns = weight.parts[0].columns
-        assert columns is not None
+        columns, blocks = weight.parts[0].columns, weight.blocks
+        if weight.dtype != INT4:
+            continue
+        assert columns is not None and blocks is not None
         # A share of the inputs begins where a group of the whole does; rank 0's always does.
-        if weight.dtype == INT4 and columns[0] % INT4_BLOCK:
+        if columns[0] % blocks.size:
             problems.add(
                 "qformat",
-                f"{options.qformat} scales groups of {INT4_BLOCK} inputs; {name} takes "
+                f"{options.qformat} scales groups of {blocks.size} inputs; {name} takes "
                 f"{weight.shape[1]} of a rank of {options.tp_size}",
                 "choose another --tp_size, or --qformat int8_dynamic",
             )
-        is_dynamic = SCHEMES[options.qformat].activation_dtype is not None
-        if weight.dtype == INT4 and not is_dynamic and weight.shape[1] % INT4_BLOCK:
+        if not blocks.has_multipliers and weight.shape[1] % blocks.size:
             problems.add(
                 "qformat",
-                f"{options.qformat} scales blocks of {INT4_BLOCK} inputs; {name} takes "
+                f"{options.qformat} scales blocks of {blocks.size} inputs; {name} takes "
                 f"{weight.shape[1]}",
                 "choose w4a8_dynamic, which takes any number, or int8_wo",
             )

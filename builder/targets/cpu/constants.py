@@ -21,7 +21,7 @@ from enginery.builder.targets.code_rows import input_scale
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
 from enginery.builder.targets.rope import inverse_frequencies
 from enginery.builder.targets.weight_rows import NUM_THREADS, pieces
-from enginery.quantization import CODE_KV_DTYPES, INT4_BLOCK, SCHEMES
+from enginery.quantization import CODE_KV_DTYPES, SCHEMES
 
 PACKED_LAYOUTS = {"f32": "n16k1", "bf16": "n16k2", "f8e4m3": "n16k2", "i8": "n16k4", INT4: "n16k8"}
 
@@ -32,13 +32,11 @@ class PackedWeight:
 
     Attributes:
         weight: in the network.
-        operand_dtype: of what it is multiplied with; None where no linear layer reads it.
         has_static_operand: whether that is quantised by a scale of the checkpoint, which `scale`
             then holds as a factor.
     """
 
     weight: Weight
-    operand_dtype: str | None
     has_static_operand: bool
     data: Tensor
     scale: Tensor | None = None
@@ -143,21 +141,21 @@ def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> Packe
         return Tensor(f"{weight.name}.{name}", dtype, layout, shape or weight.shape[:1])
 
     scale = sums = group_scales = inverse = None
-    # INT4 beside what is not quantised has no scale but those of its groups.
-    is_grouped_alone = weight.dtype == INT4 and operand_dtype != "i8"
-    if has_codes and not is_grouped_alone:
+    # INT4 whose groups have scales of their own has no other but that of its operand.
+    has_multipliers = weight.blocks is not None and weight.blocks.has_multipliers
+    if has_codes and (weight.dtype != INT4 or has_multipliers or has_static_operand):
         scale = tensor("scale", "f32")
     if has_codes and operand_dtype == "i8":
         sums = tensor("column_sums", "i32")
     if weight.dtype == INT4:
-        groups = (weight.shape[0], -(-weight.shape[1] // INT4_BLOCK))
-        dtype = "f32" if is_grouped_alone else "i8"
+        assert weight.blocks is not None
+        groups = (weight.shape[0], -(-weight.shape[1] // weight.blocks.size))
+        dtype = "i8" if has_multipliers else "f32"
         group_scales = tensor("group_scales", dtype, "n16k1", groups)
     if has_static_operand:
         inverse = tensor("inverse", "f32", shape=(1,))
     return PackedWeight(
         weight,
-        operand_dtype,
         has_static_operand,
         Tensor(weight.name, weight.dtype, layout, weight.shape),
         scale,
@@ -170,13 +168,7 @@ def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> Packe
 def _pieces(
     pool: ThreadPoolExecutor, checkpoint: Checkpoint, packed: PackedWeight
 ) -> Iterator[PackedRows]:
-    make = functools.partial(
-        pack_rows,
-        checkpoint,
-        packed.weight,
-        packed.data.layout,
-        is_exact=packed.operand_dtype == "i8",
-    )
+    make = functools.partial(pack_rows, checkpoint, packed.weight, packed.data.layout)
     return pieces(pool, packed.weight, make, multiple=PANEL)
 
 

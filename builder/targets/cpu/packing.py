@@ -19,12 +19,13 @@ from enginery.builder.network.weight import Weight
 from enginery.builder.targets.code_rows import (
     CPU_SCALE_DTYPE,
     fp8_rows,
+    grouped_int4_rows,
     int4_rows,
     int8_rows,
     read_zero_terms,
 )
-from enginery.builder.targets.weight_rows import read_rounded, read_with_amax
-from enginery.quantization import quantize_grouped_int4, widen
+from enginery.builder.targets.weight_rows import read_rounded
+from enginery.quantization import widen
 
 
 class PackedRows(NamedTuple):
@@ -32,11 +33,11 @@ class PackedRows(NamedTuple):
 
     Attributes:
         data: contiguous, in the layout asked for; rows padded with zeros to full panels.
-        scale: float32 `[rows]` for codes, else None.
+        scale: float32 `[rows]` for codes, ones for i4 without multipliers; else None.
         column_sums: int32 `[rows]`, sum of each row's quantised weights, those of i4 times the
             multipliers of their groups, for i8 and i4, else None.
-        group_scales: for i4 in layout n16k1, rows padded with ones: int8 multipliers, or, without
-            `scale`, float32 scales; else None.
+        group_scales: for i4 in layout n16k1, rows padded with ones: int8 multipliers, or float32
+            scales; else None.
     """
 
     data: npt.NDArray[Any]
@@ -51,30 +52,24 @@ def pack_rows(
     layout: str,
     begin: int,
     end: int,
-    *,
-    is_exact: bool = True,
 ) -> PackedRows:
     """Packs the rows [begin, end) of a weight; safe to call from several threads.
 
     Args:
         checkpoint: where the weight's parts are.
-        weight: of rank 1 or 2; its dtype decides what is stored.
+        weight: of rank 1 or 2; its dtype and its blocks decide what is stored.
         layout: a layout of the engine format.
         begin: first row; for packed layouts a multiple of 16.
         end: one past the last row.
-        is_exact: whether i4 is multiplied exactly, by i8: groups have multipliers of a scale per
-            row then, and else scales of their own, in bf16 like the operand.
 
     Raises:
         CheckpointError: a value is not finite.
     """
     rows = weight.rows(begin, end)
-    if weight.dtype == INT4 and not is_exact:
-        codes, block_scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
-        block_scale = _padded(widen(block_scale), 1, fill=1)
-        return PackedRows(_int4_panels(codes, layout), group_scales=_interleaved(block_scale))
     if weight.dtype == INT4:
-        return _grouped_int4_rows(checkpoint, rows, layout)
+        assert weight.blocks is not None
+        make = _exact_int4_rows if weight.blocks.has_multipliers else _int4_rows
+        return make(checkpoint, rows, layout)
     if weight.dtype == "f8e4m3":
         fp8 = fp8_rows(checkpoint, rows)
         return PackedRows(_panels(fp8.q, GROUPS[layout][0], np.uint16), fp8.scale)
@@ -91,9 +86,17 @@ def pack_rows(
     return PackedRows(data, scale, column_sums)
 
 
-def _grouped_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
-    values, amax = read_with_amax(checkpoint, rows)
-    weight = quantize_grouped_int4(values, rows.name, amax)
+def _int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
+    """Groups have scales of their own, in bf16 like the operand."""
+    codes, scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
+    group_scales = _interleaved(_padded(widen(scale), 1, fill=1))
+    ones = np.ones(len(codes), np.float32)
+    return PackedRows(_int4_panels(codes, layout), ones, group_scales=group_scales)
+
+
+def _exact_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
+    """Groups have multipliers of a scale per row."""
+    weight = grouped_int4_rows(checkpoint, rows)
     column_sums = weight.int8_codes().sum(axis=1, dtype=np.int32)
     group_scales = _interleaved(_padded(weight.multipliers, 1, fill=1))
     return PackedRows(_int4_panels(weight.q, layout), weight.scale, column_sums, group_scales)

@@ -38,6 +38,7 @@ def _runs_with_silu_mul(step: Step, following: Step) -> bool:
     output = step.outputs[0]
     return (
         (step.op, following.op, following.version) == ("linear", "silu_mul", 1)
+        and not step.attributes["accumulate"]
         and following.inputs[0] == output
         and isinstance(output, Buffer)
         and output.columns % (2 * PANEL) == 0

@@ -32,6 +32,14 @@ def check_kernels_take(network: Network, options: BuildOptions) -> None:
             f"{options.qformat} takes symmetric codes; those of the checkpoint have zero points",
             "choose --qformat int8_wo, which quantises the values anew, or --sku cpu",
         )
+    sizes = {blocks.size for node in _linears(network) if (blocks := node.weight(1).blocks)}
+    for size in sizes - {INT4_BLOCK}:
+        problems.add(
+            "qformat",
+            f"{options.qformat} takes codes in blocks of {INT4_BLOCK} inputs; those of the "
+            f"checkpoint are in blocks of {size}",
+            "choose --qformat int8_wo, which quantises the values anew, or --sku cpu",
+        )
     linears = {node.weight(1).name.rsplit(".", 2)[-2]: node for node in _linears(network)}
     for name, node in linears.items():
         _check_depth(name, node, options, problems)

@@ -54,9 +54,9 @@ class ConstantMaker:
         """Its scale: f32 `[N]` beside quantised activations, else act `[N]` or `[N, K / block]`."""
         if weight.dtype not in CODE_DTYPES:
             return None
-        shape, block = weight.shape[:1], self.scheme.block_size
-        if block is not None:
-            shape = (*shape, weight.shape[1] // block)
+        shape = weight.shape[:1]
+        if weight.blocks is not None:
+            shape = (*shape, weight.shape[1] // weight.blocks.size)
         dtype = "f32" if self.scheme.activation_dtype is not None else self.act
         return Constant(f"{weight.name}.scale", dtype, shape, "scale", weight)
 

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sums of consecutive columns of a row. The order of additions is part of the engine format, so it
-// is written for 16 partial sums whatever the lanes, and the compiler vectorises it: the bits are
-// those of every instruction set.
+// Sums of consecutive columns of a row. The order of additions of floats is part of the engine
+// format, so it is written for 16 partial sums whatever the lanes, and the compiler vectorises it:
+// the bits are those of every instruction set. Sums of integers are exact.
 #ifndef ENGINERY_SRC_KERNELS_GROUP_SUMS_H_
 #define ENGINERY_SRC_KERNELS_GROUP_SUMS_H_
 
 #include <bit>
 #include <cstdint>
+
+#include "kernels/kernels.h"
 
 namespace enginery {
 namespace {
@@ -32,6 +34,17 @@ void GroupSumsRow(const T* x, int64_t n, int64_t group, float* y) {
       for (int64_t j = 0; j < half; ++j) sums[j] += sums[j + half];
     }
     *y = sums[0];
+  }
+}
+
+// x holds codes + 128 with a scale. Not beyond 2^24 columns a group.
+inline void GroupSumsI8Row(const uint8_t* x, int64_t n, int64_t group, float scale, float* y) {
+  for (int64_t begin = 0; begin < n; begin += group, ++y) {
+    const int64_t end = n - begin < group ? n : begin + group;
+    uint32_t sum = 0;
+    for (int64_t column = begin; column < end; ++column) sum += x[column];
+    const int64_t codes = int64_t{sum} - (end - begin) * kActivationZeroPoint;
+    *y = static_cast<float>(codes) * scale;
   }
 }
 

@@ -21,8 +21,8 @@ inline constexpr int64_t kPanelChannels = 16;
 // Zero point of quantised activations: they are kept as q + 128 in u8, so that VNNI takes them as
 // they are.
 inline constexpr int kActivationZeroPoint = 128;
-// k that share a multiplier of an i4 weight, and the zero point of its codes.
-inline constexpr int64_t kWeightGroup = 128;
+// k that may share a scale of an i4 weight, and the zero point of its codes.
+inline constexpr int64_t kWeightGroups[] = {128, 64, 32};
 inline constexpr int kI4ZeroPoint = 8;
 
 // y[rows, n] = x[rows, k] W[n, k]^T * x_scale * scale + bias for the panels [panel_begin,
@@ -35,14 +35,17 @@ struct LinearArgs {
   const float* scale;          // [n] or null
   const float* bias;           // [n] or null
   const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
-  const int8_t* group_scales;  // [panels][ceil(k / 128)][16], i4 by u8: W = group scale * code
+  const int8_t* group_scales;  // [panels][num_groups()][16], i4 by u8: W = group scale * code
   const float* block_scales;   // likewise, i4 by bf16: W = block scale * code rounded to bf16
+  int64_t group;               // i4 only: k that share a scale, one of kWeightGroups
   std::byte* scratch;          // LinearScratchBytes(k), aligned to 64 bytes
   float* y;                    // [num_rows, n]
   int64_t y_pitch;             // floats from row to row
   int64_t num_rows, n, k;
   int64_t panel_begin, panel_end;
   bool accumulate;  // y += instead of y =
+
+  int64_t num_groups() const { return (k + group - 1) / group; }
 };
 using LinearKernel = void (*)(const LinearArgs& args);
 
@@ -73,12 +76,8 @@ inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, in
   if (args.scale != nullptr) args.scale += channel;
   if (args.bias != nullptr) args.bias += channel;
   if (args.column_sums != nullptr) args.column_sums += channel;
-  if (args.group_scales != nullptr) {
-    args.group_scales += channel * ((args.k + kWeightGroup - 1) / kWeightGroup);
-  }
-  if (args.block_scales != nullptr) {
-    args.block_scales += channel * ((args.k + kWeightGroup - 1) / kWeightGroup);
-  }
+  if (args.group_scales != nullptr) args.group_scales += channel * args.num_groups();
+  if (args.block_scales != nullptr) args.block_scales += channel * args.num_groups();
   args.y += channel;
   args.n = (panel_end * kPanelChannels < args.n ? panel_end * kPanelChannels : args.n) - channel;
   args.panel_begin = 0;
@@ -169,6 +168,8 @@ struct Kernels {
   // docs/engine-format.md states (group_sums).
   void (*group_sums_row)(const float* x, int64_t n, int64_t group, float* y);
   void (*group_sums_bf16_row)(const uint16_t* x, int64_t n, int64_t group, float* y);
+  // Of codes + 128: the exact sum of the codes, at most 2^24 of them, times scale.
+  void (*group_sums_i8_row)(const uint8_t* x, int64_t n, int64_t group, float scale, float* y);
   // Rotates the pairs (x[i], x[i + head_dim / 2]) of each head by the angles whose cosines and
   // sines are given, head_dim / 2 of each.
   void (*rope_heads)(float* x, int64_t num_heads, int64_t head_dim, const float* cos,

@@ -59,7 +59,7 @@ template <int kPanels>
 void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* shifts) {
   constexpr int64_t kBytes = 64, kEighthsAtOnce = 4;
   const int64_t panel_bytes = PanelBytes(args.k, 8);
-  const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
+  const int64_t num_groups = args.num_groups();
   const std::byte* weight = static_cast<const std::byte*>(args.weight) + panel * panel_bytes;
   const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
   const std::byte* x = static_cast<const std::byte*>(args.x) + row * args.x_pitch;
@@ -75,8 +75,8 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
       products[p].low = products[p].high = _mm256_set1_epi32(-shifts[group]);
       pairs[p].low = pairs[p].high = _mm256_setzero_si256();
     }
-    const int64_t left = args.k - group * kWeightGroup;
-    const int64_t count = left < kWeightGroup ? left : kWeightGroup;
+    const int64_t left = args.k - group * args.group;
+    const int64_t count = left < args.group ? left : args.group;
     for (int64_t begin = 0; begin < count; begin += kEighthsAtOnce * 8) {
       const int64_t end = begin + kEighthsAtOnce * 8 < count ? begin + kEighthsAtOnce * 8 : count;
       for (int64_t k = begin; k < end; k += 8) {

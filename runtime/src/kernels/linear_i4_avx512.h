@@ -27,9 +27,9 @@ ENGINERY_INLINE int32_t GroupShift(const uint8_t* x, int64_t count) {
 // One row by kPanels panels. `shifts` are the GroupShifts of the row.
 template <int kPanels>
 void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* shifts) {
-  constexpr int64_t kBytes = 64, kEighths = kWeightGroup / 8;
+  constexpr int64_t kBytes = 64;
   const int64_t panel_bytes = PanelBytes(args.k, 8);
-  const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
+  const int64_t num_groups = args.num_groups();
   const std::byte* weight = static_cast<const std::byte*>(args.weight) + panel * panel_bytes;
   const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
   const std::byte* x = static_cast<const std::byte*>(args.x) + row * args.x_pitch;
@@ -42,8 +42,8 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
     __m512i products[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) products[p] = _mm512_set1_epi32(-shifts[group]);
-    const int64_t left = (args.k - group * kWeightGroup) / 8;
-    const int64_t eighths = left < kEighths ? left : kEighths;
+    const int64_t left = args.k - group * args.group;
+    const int64_t eighths = (left < args.group ? left : args.group) / 8;
     for (int64_t i = 0; i < eighths; ++i) {
       const __m512i low = Broadcast32(x);
       const __m512i high = Broadcast32(x + 4);

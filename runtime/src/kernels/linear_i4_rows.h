@@ -15,14 +15,14 @@ template <int kPanels, LinearKernel kManyRows>
 void LinearI8I4(const LinearArgs& args) {
   constexpr int64_t kMaxDirectRows = 3;
   if (args.num_rows > kMaxDirectRows) return kManyRows(args);
-  const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
+  const int64_t num_groups = args.num_groups();
   int32_t* shifts = reinterpret_cast<int32_t*>(args.scratch);  // [rows][num_groups]
   for (int64_t r = 0; r < args.num_rows; ++r) {
     const auto* x = static_cast<const uint8_t*>(args.x) + r * args.x_pitch;
     for (int64_t g = 0; g < num_groups; ++g) {
-      const int64_t left = args.k - g * kWeightGroup;
+      const int64_t left = args.k - g * args.group;
       shifts[r * num_groups + g] =
-          GroupShift(x + g * kWeightGroup, left < kWeightGroup ? left : kWeightGroup);
+          GroupShift(x + g * args.group, left < args.group ? left : args.group);
     }
   }
   int64_t panel = args.panel_begin;

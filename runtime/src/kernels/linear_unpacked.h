@@ -18,7 +18,7 @@ constexpr int64_t kUnpackAhead = 4096;
 // Byte b of a channel's 4 bytes in a group of 8 k holds the codes of k = b in its low half and of
 // k = 4 + b in its high half. See Unpack64 and LoadI4 of the including file (lanes_*.h).
 struct I4Panels {
-  static constexpr int64_t kBytes = 64, kEighths = kWeightGroup / 8;
+  static constexpr int64_t kBytes = 64;
   static int64_t PanelBytesOf(int64_t k) { return PanelBytes(k, 8); }
   // Calls body(weights, i) for each eighth i of k, after group(g) for each group's first.
   template <class Group, class Body>
@@ -26,11 +26,13 @@ struct I4Panels {
                                             Body body) {
     const std::byte* weight =
         static_cast<const std::byte*>(args.weight) + panel * PanelBytesOf(args.k);
-    const int64_t eighths = (args.k + 7) / 8;
-    for (int64_t g = 0; g < eighths; g += kEighths) {
-      group(panel * ((args.k + kWeightGroup - 1) / kWeightGroup) + g / kEighths);
-      const int64_t end = g + kEighths < eighths ? g + kEighths : eighths;
-      for (int64_t i = g; i < end; ++i) {
+    const int64_t eighths = (args.k + 7) / 8, num_groups = args.num_groups();
+    int64_t i = 0;
+    for (int64_t g = 0; g < num_groups; ++g) {
+      group(panel * num_groups + g);
+      const int64_t group_end = (g + 1) * (args.group / 8);
+      const int64_t end = group_end < eighths ? group_end : eighths;
+      for (; i < end; ++i) {
         __builtin_prefetch(weight + i * kBytes + kUnpackAhead, 0, 2);
         body(weight + i * kBytes, i);
       }

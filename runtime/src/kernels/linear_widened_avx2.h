@@ -115,19 +115,34 @@ struct WidenBf16ByPairs : RowBf16, WidenWeights<2, kPairsBytes> {
 using WidenBf16Bf16 = WidenBf16ByPairs<64, LoadBf16Pairs>;
 using WidenBf16E4M3 = WidenBf16ByPairs<32, LoadE4M3Pairs>;
 
-struct WidenBf16I4 : RowBf16, WidenWeights<8> {
+// Weights of i4, for which begin is also a multiple of the largest group.
+struct WidenI4 : WidenWeights<8> {
+  // Calls body(group) for each group of the k [begin, end) of a panel, counted from the first
+  // panel's, and its k [first, last).
+  template <class Body>
+  static ENGINERY_INLINE void ForEachGroup(const LinearArgs& args, int64_t panel, int64_t begin,
+                                           int64_t end, Body body) {
+    int64_t group = panel * args.num_groups() + begin / args.group;
+    for (int64_t first = begin; first < end; first += args.group, ++group) {
+      body(group, first, first + args.group < end ? first + args.group : end);
+    }
+  }
+};
+
+struct WidenBf16I4 : RowBf16, WidenI4 {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
     const std::byte* from = Piece(args, panel, begin);
-    const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
-    for (int64_t k = begin; k < end; k += 8, from += 64, to += 8 * 64) {
-      const int64_t group = panel * num_groups + k / kWeightGroup;
-      const F32 scales = Load(args.block_scales + group * kPanelChannels);
-      StoreTwo(to, I4Pairs<0>(from, scales));
-      StoreTwo(to + 2 * 64, I4Pairs<2>(from, scales));
-      StoreTwo(to + 4 * 64, I4Pairs<4>(from, scales));
-      StoreTwo(to + 6 * 64, I4Pairs<6>(from, scales));
-    }
+    ForEachGroup(args, panel, begin, end,
+                 [&](int64_t group, int64_t first, int64_t last) ENGINERY_LAMBDA_INLINE {
+                   const F32 scales = Load(args.block_scales + group * kPanelChannels);
+                   for (int64_t k = first; k < last; k += 8, from += 64, to += 8 * 64) {
+                     StoreTwo(to, I4Pairs<0>(from, scales));
+                     StoreTwo(to + 2 * 64, I4Pairs<2>(from, scales));
+                     StoreTwo(to + 4 * 64, I4Pairs<4>(from, scales));
+                     StoreTwo(to + 6 * 64, I4Pairs<6>(from, scales));
+                   }
+                 });
   }
 };
 
@@ -181,21 +196,19 @@ struct WidenI8I8 : RowI8, WidenWeights<4> {
     for (int64_t k = 0; k < end - begin; k += 4) Four(from + k * 16, to + k * 32);
   }
 };
-struct WidenI8I4 : RowI8, WidenWeights<8> {
+struct WidenI8I4 : RowI8, WidenI4 {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
     const std::byte* from = Piece(args, panel, begin);
-    const int64_t num_groups = (args.k + kWeightGroup - 1) / kWeightGroup;
-    const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
-    for (int64_t group = begin; group < end; group += kWeightGroup) {
-      const GroupScales scale = LoadGroupScales(scales + group / kWeightGroup * kPanelChannels);
-      const int64_t group_end = group + kWeightGroup < end ? group + kWeightGroup : end;
-      for (int64_t k = group; k < group_end; k += 8) {
-        std::byte* at = to + (k - begin) * 32;
-        Eight(from + (k - begin) * 8, scale.low, at);
-        Eight(from + (k - begin) * 8 + 32, scale.high, at + 32);
-      }
-    }
+    ForEachGroup(args, panel, begin, end,
+                 [&](int64_t group, int64_t first, int64_t last) ENGINERY_LAMBDA_INLINE {
+                   const GroupScales scale =
+                       LoadGroupScales(args.group_scales + group * kPanelChannels);
+                   for (int64_t k = first; k < last; k += 8, from += 64, to += 8 * 32) {
+                     Eight(from, scale.low, to);
+                     Eight(from + 32, scale.high, to + 32);
+                   }
+                 });
   }
   // 8 channels by 8 k, times their multipliers: four groups of two k, 64 bytes apart.
   static ENGINERY_INLINE void Eight(const std::byte* from, __m256i scale, std::byte* to) {
@@ -268,7 +281,7 @@ void WidenedBlock(const LinearArgs& args, int64_t row, int64_t num_rows, int64_t
   using Accumulator = typename Dot::Accumulator;
   constexpr int64_t kBlock = kWidenedGroups * Dot::kGroup;
   constexpr int64_t kPitch = kWidenedGroups * Dot::kInputBytes + kLineBytes;
-  static_assert(kBlock % kWeightGroup == 0 && sizeof(Accumulator) == kLineBytes);
+  static_assert(kBlock % kWeightGroups[0] == 0 && sizeof(Accumulator) == kLineBytes);
   std::byte* weights = args.scratch;
   std::byte* x = weights + kWidenedGroups * Dot::kWeightBytes;
   auto* sums = reinterpret_cast<Accumulator*>(x + kWidenedRows * kPitch);

@@ -47,6 +47,7 @@ constexpr Kernels MakeKernels(const char* name) {
       .multiply_row = MultiplyRow,
       .group_sums_row = GroupSumsRow<float>,
       .group_sums_bf16_row = GroupSumsRow<uint16_t>,
+      .group_sums_i8_row = GroupSumsI8Row,
       .rope_heads = RopeHeads,
       .bf16_row = Bf16Row,
       .i8_row = I8Row,

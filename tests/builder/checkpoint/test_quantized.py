@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from enginery.builder.build import PlannedBuild, plan_build
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError, ConfigError, OptionError
+from enginery.builder.network.weight import Blocks
 from enginery.builder.options import BuildRequest
 from enginery.builder.targets.code_rows import dequantised_rows
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.modelopt_checkpoints import store_smoothed
+from tests.support.quantized_checkpoints import quantize_checkpoint
 from tests.support.scales import change_tensors, read_tensors
 
 LAYER = "model.layers.1."
@@ -55,7 +58,12 @@ def test_codes_are_one_tensor_of_their_values(model: Path, algorithm: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "qformat"), [("W8A8_SQ_PER_CHANNEL", "int8_sq"), ("W4A16_AWQ", "int4_awq")]
+    ("algorithm", "qformat"),
+    [
+        ("W8A8_SQ_PER_CHANNEL", "int8_sq"),
+        ("W4A16_AWQ", "int4_awq"),
+        ("W4A8_AWQ", "w4a8_awq"),
+    ],
 )
 def test_the_scheme_is_that_of_the_codes(model: Path, algorithm: str, qformat: str) -> None:
     store_smoothed(model, algorithm)
@@ -164,16 +172,63 @@ def test_int4_is_kept_or_refused(model: Path) -> None:
         plan(model, qformat="int4_awq")
     store_smoothed(model, "W4A16_AWQ")
     name = f"{LAYER}mlp.up_proj.weight_scale"
-    scale = np.ones((256, 2), np.float32)
+    scale = np.ones((256, 8), np.float32)
     change_tensors(model, **{name: (scale, "F32")})
-    with pytest.raises(CheckpointError, match=r"up_proj\.weight: is stored in groups of 64"):
+    with pytest.raises(CheckpointError) as error:
         plan(model)
+    assert [str(problem) for problem in error.value.problems] == [
+        (
+            f"{LAYER}mlp.up_proj.weight: is stored in groups of 16 columns; int4_awq takes groups "
+            "of whole blocks of consecutive columns: 128, 64, 32 (choose --qformat int8_wo or "
+            "w4a8_dynamic, which quantise the values anew)"
+        )
+    ]
+    assert plan(model, qformat="w4a8_dynamic").notes == (
+        "1 weights are stored in INT4: qformat w4a8_dynamic quantises their values anew",
+    )
     assert plan(model, qformat="int8_wo").notes == (
         "14 weights are stored in INT4: qformat int8_wo quantises their values anew",
     )
     change_tensors(model, **{name: (np.ones((255, 1), np.float32), "F32")})
     with pytest.raises(CheckpointError, match=r"has shape \[255, 1\]; \[256, 128 / group\]"):
         plan(model)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(1, 128), (2, 64), (4, 32)])
+@pytest.mark.parametrize("qformat", ["int4_awq", "w4a8_dynamic"])
+def test_blocks_are_as_large_as_the_groups_of_the_codes_allow(
+    model: Path, qformat: str, groups: int, size: int
+) -> None:
+    store_smoothed(model, "W4A16_AWQ")
+    scale = np.ones((256, groups), np.float32)
+    change_tensors(model, **{f"{LAYER}mlp.up_proj.weight_scale": (scale, "F32")})
+    planned = plan(model, qformat=qformat)
+    assert planned.notes == ()
+    weights = [node.weight(1) for node in planned.network.nodes if node.op == "linear"]
+    blocks = [weight.blocks for weight in weights if weight.dtype == "i4"]
+    assert blocks == [Blocks(size, qformat == "w4a8_dynamic")] * 8
+    with pytest.raises(OptionError) if size < 128 else nullcontext() as error:
+        plan(model, qformat="int4_awq", sku="h100")
+    if error is not None:
+        assert [str(problem) for problem in error.value.problems] == [
+            (
+                "qformat: int4_awq takes codes in blocks of 128 inputs; those of the checkpoint "
+                f"are in blocks of {size} (choose --qformat int8_wo, which quantises the values "
+                "anew, or --sku cpu)"
+            )
+        ]
+
+
+def test_zero_points_do_not_go_beside_fp8_activations(model: Path) -> None:
+    quantize_checkpoint(model, "awq_g128")
+    with pytest.raises(CheckpointError) as error:
+        plan(model, qformat="w4a8_awq")
+    messages = [str(problem) for problem in error.value.problems]
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert (
+        f"{name}: has zero points, as 13 more; qformat w4a8_awq takes symmetric codes (choose "
+        "--qformat int4_wo or w4a8_dynamic)"
+    ) in messages
 
 
 def test_scales_that_vanish_in_bfloat16_make_zeros(model: Path) -> None:
@@ -190,7 +245,7 @@ def test_scales_that_vanish_in_bfloat16_make_zeros(model: Path) -> None:
         if node.op == "linear" and node.weight(1).name == name
     }
     with Checkpoint(model, planned.config.stored_as) as checkpoint:
-        found = dequantised_rows(checkpoint, weight.rows(4, 8), planned.options)
+        found = dequantised_rows(checkpoint, weight.rows(4, 8))
         expected = checkpoint.read_float32(name, slice(4, 8))
     np.testing.assert_allclose(found, expected, rtol=2**-8, atol=1e-40)
     assert not found[1, 128:].any() and not found[2, :128].any()

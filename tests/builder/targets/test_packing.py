@@ -11,7 +11,7 @@ import pytest
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError
-from enginery.builder.network.weight import stack, whole
+from enginery.builder.network.weight import Blocks, stack, whole
 from enginery.builder.targets.cpu.packing import PackedRows, pack_rows
 from enginery.quantization import quantize_grouped_int4, quantize_int8
 from tests.support.checkpoints import encode_tensor, write_safetensors
@@ -26,6 +26,8 @@ LAYOUTS = {
 SHAPES = [(1, 1), (16, 4), (19, 99), (33, 7), (48, 130)]
 INT4_SHAPES = [*SHAPES, (16, 8), (17, 128), (40, 300), (5, 1031)]
 ALL_LAYOUTS = {dtype: layout for dtype, (layout, _, _) in LAYOUTS.items()} | {"i4": "n16k8"}
+
+BLOCKS = {"i4": Blocks(128, has_multipliers=True)}
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
@@ -108,7 +110,9 @@ def test_pack_then_unpack_int4(tmp_path: Path, shape: tuple[int, int], stored: s
     values = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
     with checkpoint_of(tmp_path, stored, w=values) as checkpoint:
         read = checkpoint.read_float32("w").copy()
-        packed = pack_rows(checkpoint, whole("w", shape).stored_as("i4"), "n16k8", 0, shape[0])
+        packed = pack_rows(
+            checkpoint, whole("w", shape).stored_as("i4", BLOCKS["i4"]), "n16k8", 0, shape[0]
+        )
     codes, multipliers = unpack_int4(packed, shape)
     expected = quantize_grouped_int4(read, "w")
     assert np.array_equal(codes, expected.q)
@@ -123,7 +127,9 @@ def test_int4_codes_stand_where_the_format_says(tmp_path: Path) -> None:
     """One row by hand: steps of 1, so that q is the value; k and k + 4 share a byte."""
     values = np.array([[-8, 1, 2, 3, 4, 5, 6, 7, 0, -1]], np.float32) * 15
     with checkpoint_of(tmp_path, "float32", w=values) as checkpoint:
-        packed = pack_rows(checkpoint, whole("w", (1, 10)).stored_as("i4"), "n16k8", 0, 1)
+        packed = pack_rows(
+            checkpoint, whole("w", (1, 10)).stored_as("i4", BLOCKS["i4"]), "n16k8", 0, 1
+        )
     data = packed.data.reshape(-1).view(np.uint8)
     assert data[:4].tolist() == [0xC0, 0xD9, 0xEA, 0xFB]
     assert data[4:64].tolist() == [0x88] * 60
@@ -137,7 +143,7 @@ def test_int4_codes_stand_where_the_format_says(tmp_path: Path) -> None:
 def test_shares_of_the_columns_of_int4_are_those_of_the_whole(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     tensors = {name: rng.standard_normal((21, 512)).astype(np.float32) for name in ("gate", "up")}
-    weight = stack("w", [whole(name, (21, 512)) for name in tensors]).stored_as("i4")
+    weight = stack("w", [whole(name, (21, 512)) for name in tensors]).stored_as("i4", BLOCKS["i4"])
     with checkpoint_of(tmp_path, "bfloat16", **tensors) as checkpoint:
         at_once = pack_rows(checkpoint, weight, "n16k8", 0, 42)
         shares = [
@@ -167,7 +173,7 @@ def test_pieces_of_stacked_and_sliced_tensors_are_those_of_the_whole(
     layout = ALL_LAYOUTS[dtype]
     with checkpoint_of(tmp_path, "float32", **tensors) as checkpoint:
         parts = [whole(name, (23, 40)).columns(8, 31) for name in tensors]
-        weight = stack("qkv", parts).stored_as(dtype)
+        weight = stack("qkv", parts).stored_as(dtype, BLOCKS.get(dtype))
         at_once = pack_rows(checkpoint, weight, layout, 0, 69)
         pieces = [pack_rows(checkpoint, weight, layout, b, min(b + 32, 69)) for b in (0, 32, 64)]
     joined = b"".join(piece.data.tobytes() for piece in pieces)
@@ -199,7 +205,8 @@ def test_a_share_of_the_columns_is_quantised_as_in_the_whole(tmp_path: Path) -> 
 def test_values_that_are_not_finite_are_named(tmp_path: Path, dtype: str, stored: str) -> None:
     tensors = {name: np.ones((20, 8), np.float32) for name in ("gate", "up")}
     tensors["up"][7, 3] = np.nan
-    weight = stack("gate_up", [whole(name, (20, 8)) for name in tensors]).stored_as(dtype)
+    weight = stack("gate_up", [whole(name, (20, 8)) for name in tensors])
+    weight = weight.stored_as(dtype, BLOCKS.get(dtype))
     with (
         checkpoint_of(tmp_path, stored, **tensors) as checkpoint,
         pytest.raises(CheckpointError, match="up: row 7 holds a NaN or an infinity"),

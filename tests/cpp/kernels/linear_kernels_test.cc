@@ -22,6 +22,7 @@ struct Case {
   std::vector<double> expected,
       magnitude;  // magnitude: sum of absolute products, which bounds rounding
   LinearKernel Kernels::* kernel = nullptr;
+  int64_t group = 0;  // of i4
   bool accumulate = false;
 
   LinearArgs Args(std::vector<float>& y) const {
@@ -37,6 +38,7 @@ struct Case {
     if (!block_scales.empty()) {
       args.block_scales = reinterpret_cast<const float*>(block_scales.data());
     }
+    args.group = group;
     args.scratch = const_cast<std::byte*>(scratch.data());
     args.y = y.data();
     args.y_pitch = n;
@@ -104,13 +106,16 @@ constexpr Scheme kSchemes[] = {Scheme::kF32F32,   Scheme::kBf16Bf16, Scheme::kI8
                                Scheme::kF32I8,    Scheme::kBf16I8,   Scheme::kI8I4,
                                Scheme::kBf16E4M3, Scheme::kBf16I4};
 
-Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue) {
+// With `group` for each scale of i4; 0 takes one by n and k, so that all cases together try all.
+Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue,
+              int64_t group = 0) {
   Case c;
   c.rows = rows;
   c.n = n;
   c.k = k;
   const auto seed = static_cast<uint32_t>(rows * 10007 + n * 101 + k);
   c.before = RandomFloats(rows * n, seed + 1);
+  c.group = group != 0 ? group : kWeightGroups[(n + k) % 3];
   if (with_epilogue) {
     c.scale = RandomFloats(n, seed + 2);
     c.bias = RandomFloats(n, seed + 3);
@@ -139,18 +144,18 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.weight = Pack(codes, n, k, 2);
     for (const uint8_t code : codes) w.push_back(static_cast<double>(FromE4M3(code)));
   } else if (scheme == Scheme::kBf16I4) {
-    const GroupedWeight weight = RandomGroupedWeight(n, k, seed + 5);
+    const GroupedWeight weight = RandomGroupedWeight(n, k, c.group, seed + 5);
     const std::vector<float> scales = RandomFloats(n * weight.num_groups, seed + 7, 0.1f);
     c.kernel = &Kernels::linear_bf16_i4;
     c.weight = PackI4(weight.codes, n, k);
     c.block_scales = Pack(scales, n, weight.num_groups, 1);
     for (int64_t i = 0; i < n * k; ++i) {
-      const auto group = static_cast<size_t>(i / k * weight.num_groups + i % k / kWeightGroup);
+      const auto group = static_cast<size_t>(i / k * weight.num_groups + i % k / c.group);
       const float value = static_cast<float>(weight.codes[static_cast<size_t>(i)]) * scales[group];
       w.push_back(static_cast<double>(FromBf16(ToBf16(value))));
     }
   } else if (scheme == Scheme::kI8I4) {
-    const GroupedWeight weight = RandomGroupedWeight(n, k, seed + 5);
+    const GroupedWeight weight = RandomGroupedWeight(n, k, c.group, seed + 5);
     c.kernel = &Kernels::linear_i8_i4;
     c.weight = PackI4(weight.codes, n, k);
     c.group_scales = Pack(weight.group_scales, n, weight.num_groups, 1);
@@ -220,8 +225,11 @@ TEST(products_agree_with_double) {
 TEST(a_row_alone_is_the_same_row) {
   for (const Kernels* kernels : AvailableKernels()) {
     for (const Scheme scheme : kSchemes) {
-      for (const int64_t k : {63, 896}) {
-        const Case c = MakeCase(scheme, 33, 111, k, true);
+      for (const auto& [k, group] : {std::pair(63, 128), std::pair(896, 128), std::pair(896, 64),
+                                     std::pair(896, 32), std::pair(63, 32)}) {
+        const bool has_groups = scheme == Scheme::kI8I4 || scheme == Scheme::kBf16I4;
+        if (!has_groups && group != kWeightGroups[0]) continue;
+        const Case c = MakeCase(scheme, 33, 111, k, true, group);
         const std::vector<float> whole = c.Run(*kernels);
         for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13}) {
           std::vector<float> y = c.before;
@@ -248,10 +256,13 @@ TEST(integer_sums_are_bit_equal_on_every_instruction_set) {
   for (const Scheme scheme : {Scheme::kI8I8, Scheme::kI8I4}) {
     for (const int64_t rows : kRowCounts) {
       for (const int64_t k : {1, 5, 63, 896}) {
-        const Case c = MakeCase(scheme, rows, 111, k, k % 2 == 1);
-        const std::vector<float> expected = c.Run(PortableKernels());
-        for (const Kernels* kernels : AvailableKernels()) {
-          CHECK(SameBits(c.Run(*kernels), expected));
+        for (const int64_t group : kWeightGroups) {
+          if (scheme == Scheme::kI8I8 && group != kWeightGroups[0]) continue;
+          const Case c = MakeCase(scheme, rows, 111, k, k % 2 == 1, group);
+          const std::vector<float> expected = c.Run(PortableKernels());
+          for (const Kernels* kernels : AvailableKernels()) {
+            CHECK(SameBits(c.Run(*kernels), expected));
+          }
         }
       }
     }

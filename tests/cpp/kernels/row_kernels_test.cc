@@ -144,6 +144,31 @@ TEST(sums_of_groups_are_bit_equal_on_every_instruction_set) {
   }
 }
 
+TEST(sums_of_groups_of_codes_are_exact) {
+  for (const int64_t n : kLengths) {
+    const auto codes = RandomInt8(n, static_cast<uint32_t>(n));
+    std::vector<uint8_t> x;
+    for (const int8_t code : codes) x.push_back(static_cast<uint8_t>(code + kActivationZeroPoint));
+    for (const int64_t group : {1, 31, 32, 64, 100, 128, 1000}) {
+      std::vector<float> expected;
+      for (int64_t begin = 0; begin < n; begin += group) {
+        int32_t sum = 0;
+        for (int64_t i = begin; i < std::min(n, begin + group); ++i) {
+          sum += codes[static_cast<size_t>(i)];
+        }
+        expected.push_back(static_cast<float>(sum) * 0.37f);
+      }
+      for (const Kernels* kernels : AvailableKernels()) {
+        std::vector<float> y(expected.size() + 1, 7.0f);
+        kernels->group_sums_i8_row(x.data(), n, group, 0.37f, y.data());
+        CHECK_EQ(y.back(), 7.0f);  // nothing past the end
+        y.pop_back();
+        CHECK(SameBits(y, expected));
+      }
+    }
+  }
+}
+
 TEST(bf16_rounds_to_nearest_even_and_keeps_nan) {
   const std::vector<float> x = {1.0f,
                                 1.00390625f,

@@ -101,18 +101,21 @@ def test_ranks_have_the_factors_of_their_heads(tmp_path: Path) -> None:
     assert np.array_equal(factors[0], factors[1]) and len(set(factors[0])) == 128
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int4_wo"])
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "limit"),
+    [("float32", "f32", FLOAT32), ("int4_wo", "bf16", BFLOAT16), ("w4a8_dynamic", "i8", INT8)],
+)
 @pytest.mark.parametrize("group", [48, 128])
-def test_sums_of_groups(scheme: str, group: int, tmp_path: Path) -> None:
+def test_sums_of_groups(scheme: str, dtype: str, limit: float, group: int, tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(
         tmp_path / "checkpoint", "llama", head_dim=64, intermediate_size=384
     )
     with builds_with("run_passes", functools.partial(with_group_sums, group=group)):
         engine = build_engine(checkpoint, tmp_path / "engine", scheme, **ENGINE)
-    (rank,) = check(engine, FLOAT32 if scheme == "float32" else BFLOAT16)
+    (rank,) = check(engine, limit)
     made = [step for step in rank.steps if step.op == "group_sums"]
     assert [step.attributes for step in made] == [{"group": group}] * 2
-    expected = (-(-128 // group), "f32", "f32" if scheme == "float32" else "bf16")
+    expected = (-(-128 // group), "f32", dtype)
     for step in made:
         x, (y,) = step.inputs[0], step.outputs
         assert (y.columns, y.dtype, getattr(x, "dtype", None)) == expected

@@ -17,6 +17,9 @@ class GroupSums final : public Op {
     ForEachRow(context, context.num_rows(x_.rows), x_.columns, [&](int64_t row, int) {
       if (x_.dtype == DType::kF32) {
         kernels.group_sums_row(x.row<float>(row), x_.columns, group_, y.row<float>(row));
+      } else if (x_.dtype == DType::kI8) {
+        kernels.group_sums_i8_row(x.row<uint8_t>(row), x_.columns, group_, x.scales[row],
+                                  y.row<float>(row));
       } else {
         kernels.group_sums_bf16_row(x.row<uint16_t>(row), x_.columns, group_, y.row<float>(row));
       }
@@ -35,7 +38,7 @@ class GroupSums final : public Op {
 PreparedStep PrepareGroupSums(const StepReader& step, PlanBuilder&) {
   constexpr int64_t kMaxGroup = 1 << 24;  // as many columns as a value has at most
   step.Expect(1, 1, {"group"});
-  const ValueOperand x = step.input(0, {DType::kF32, DType::kBF16});
+  const ValueOperand x = step.input(0, {DType::kF32, DType::kBF16, DType::kI8});
   const ValueOperand y = step.output(0, {DType::kF32});
   const int64_t group = step.int_attribute("group", 1, kMaxGroup);
   step.ExpectColumns("output 0", y.columns, (x.columns + group - 1) / group);

@@ -57,19 +57,30 @@ const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Te
                                "n16k8"));
 }
 
-// What the groups of an i4 weight are multiplied by: i8 where x is i8, else f32.
-const std::byte* GroupScales(const StepReader& step, size_t input, DType dtype, int64_t n,
-                             int64_t k) {
+// What the groups of an i4 weight are multiplied by: i8 where x is i8, else f32. Their number says
+// how large groups are.
+void ReadGroupScales(const StepReader& step, size_t input, DType dtype, LinearArgs& args) {
   const Tensor& tensor = step.tensor(input);
-  const int64_t groups = CeilDiv(k, kWeightGroup);
-  if (tensor.dtype != dtype || tensor.layout != Layout::kN16K1 || tensor.shape.size() != 2 ||
-      tensor.shape[0] != static_cast<uint64_t>(n) ||
-      tensor.shape[1] != static_cast<uint64_t>(groups)) {
-    step.ThrowInvalid(StrCat("input ", input, ", tensor ", Quoted(tensor.name),
-                             ", must be group scales: ", Name(dtype), " in n16k1 of [", n, ", ",
-                             groups, "]"));
+  if (tensor.dtype == dtype && tensor.layout == Layout::kN16K1 && tensor.shape.size() == 2 &&
+      tensor.shape[0] == static_cast<uint64_t>(args.n)) {
+    for (const int64_t group : kWeightGroups) {
+      args.group = group;
+      if (tensor.shape[1] != static_cast<uint64_t>(args.num_groups())) continue;
+      if (dtype == DType::kI8) {
+        args.group_scales = reinterpret_cast<const int8_t*>(tensor.data);
+      } else {
+        args.block_scales = reinterpret_cast<const float*>(tensor.data);
+      }
+      return;
+    }
   }
-  return tensor.data;
+  std::string accepted;
+  for (const int64_t group : kWeightGroups) {
+    accepted += StrCat(accepted.empty() ? "" : ", ", CeilDiv(args.k, group));
+  }
+  step.ThrowInvalid(StrCat("input ", input, ", tensor ", Quoted(tensor.name),
+                           ", must be group scales: ", Name(dtype), " in n16k1 of ", args.n,
+                           " by one of ", accepted));
 }
 
 }  // namespace
@@ -108,14 +119,7 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
     step.ThrowInvalid("version 2 is for weights of i4, version 1 for all others");
   }
   if (has_groups) {
-    const bool is_exact = x.dtype == DType::kI8;
-    const std::byte* scales =
-        GroupScales(step, 5, is_exact ? DType::kI8 : DType::kF32, y.columns, x.columns);
-    if (is_exact) {
-      args.group_scales = reinterpret_cast<const int8_t*>(scales);
-    } else {
-      args.block_scales = reinterpret_cast<const float*>(scales);
-    }
+    ReadGroupScales(step, 5, x.dtype == DType::kI8 ? DType::kI8 : DType::kF32, args);
   }
   const int64_t scratch_bytes = LinearScratchBytes(x.columns);
   plan.RequireThreadScratch(scratch_bytes);

@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
         "int4_wo",
     ),
     "w4a16 per tensor": ("pack-quantized", {"num_bits": 4}, None, "I4", "int4_wo"),
-    "w4a8": ("pack-quantized", {"num_bits": 4, **GROUPED}, INT8_PER_TOKEN, "I4", "int4_wo"),
+    "w4a8": ("pack-quantized", {"num_bits": 4, **GROUPED}, INT8_PER_TOKEN, "I4", "w4a8_dynamic"),
     "w8a16": ("pack-quantized", {"num_bits": 8, "strategy": "channel"}, None, "I8", "int8_wo"),
     "w8a16 in groups": ("pack-quantized", {"num_bits": 8, **GROUPED}, None, "I8", "none"),
     "w8a16 asymmetric": (
