@@ -25,6 +25,8 @@ from typing import Any
 ABI_VERSION = 1
 BATCH_MAGIC = 0x54414245
 BATCH_VERSION = 1
+STEP_TIME_NS = 100_000
+NUM_STEP_TIMES = 25
 
 STATUSES = {
     "OK": 0,
@@ -258,6 +260,9 @@ class Request(ctypes.Structure):
         ("timeout_ms", c_int64),
         ("return_context_logits", c_int32),
         ("return_generation_logits", c_int32),
+        ("client_request_id", StringView),
+        ("return_prompt_logprobs", c_int32),
+        ("num_prompt_logprobs", c_int32),
     ]
 
 
@@ -296,10 +301,14 @@ class Event(ctypes.Structure):
         ("first_scheduled_ns", c_uint64),
         ("first_token_ns", c_uint64),
         ("last_token_ns", c_uint64),
+        ("prompt_logprobs", POINTER(Logprob)),
+        ("num_prompt_logprobs", c_uint64),
+        ("prompt_logprobs_per_token", c_uint64),
     ]
 
 
 OnEvent = CFUNCTYPE(None, c_void_p, POINTER(Event))
+OnStall = CFUNCTYPE(None, c_void_p, c_char_p, c_char_p)
 
 
 class RuntimeOptions(ctypes.Structure):
@@ -322,6 +331,9 @@ class RuntimeOptions(ctypes.Structure):
         ("max_chunk_tokens", c_int64),
         ("iteration_stats_capacity", c_int64),
         ("pin_threads", c_int64),
+        ("watchdog_timeout_ms", c_int64),
+        ("watchdog_dir", c_char_p),
+        ("on_stall", OnStall),
     ]
 
 
@@ -347,6 +359,7 @@ class Stats(ctypes.Structure):
         ("block_bytes", c_uint64),
         ("workspace_bytes", c_uint64),
         ("num_scheduled_tokens", c_uint64),
+        ("step_time_counts", c_uint64 * NUM_STEP_TIMES),
     ]
 
 

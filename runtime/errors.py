@@ -35,6 +35,10 @@ class InvalidArgumentError(EngineryError, ValueError):
         return cls(f"{owner}: {len(problems)} problems{lines}")
 
 
+class TextTooLongError(InvalidArgumentError):
+    """A text has more tokens than the engine takes, for certain."""
+
+
 class NotFoundError(EngineryError, LookupError):
     """A file, a section or a request that is not there."""
 

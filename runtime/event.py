@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from . import abi
 
+Logprobs: TypeAlias = list[list[tuple[int, float]]]
+"""Per token: (token id, natural log) of the one that is there, then of the best ones."""
+
+_LOGPROB_DTYPE = np.dtype([("token_id", np.int32), ("logprob", np.float32)])
 _FINISH_NAMES = {value: name for name, value in abi.FINISH_REASONS.items() if name != "NONE"}
 
 
@@ -32,8 +36,10 @@ class Event:
     """New since the last event of the sequence."""
     text: str
     """New since the last event of the sequence; whole characters."""
-    logprobs: list[list[tuple[int, float]]] | None
-    """Per new token: (token id, natural log) of the one drawn, then of the best ones."""
+    logprobs: Logprobs | None
+    """Of the new tokens."""
+    prompt_logprobs: Logprobs | None
+    """Of the prompt's tokens from the second on, in the request's first event."""
     context_logits: npt.NDArray[np.float32] | None
     """float32 [num_prompt_tokens, vocab_size]."""
     generation_logits: npt.NDArray[np.float32] | None
@@ -57,11 +63,12 @@ def read_event(raw: Any, vocab_size: int) -> Event:
     text = ctypes.string_at(raw.text, raw.text_bytes).decode("utf-8") if raw.text_bytes else ""
     logprobs = None
     if raw.logprobs and raw.logprobs_per_token:
-        width = raw.logprobs_per_token
-        flat = [
-            (raw.logprobs[i].token_id, raw.logprobs[i].logprob) for i in range(num_tokens * width)
-        ]
-        logprobs = [flat[i * width : (i + 1) * width] for i in range(num_tokens)]
+        logprobs = _logprobs(raw.logprobs, num_tokens, raw.logprobs_per_token)
+    prompt_logprobs = None
+    if raw.prompt_logprobs_per_token:
+        prompt_logprobs = _logprobs(
+            raw.prompt_logprobs, raw.num_prompt_logprobs, raw.prompt_logprobs_per_token
+        )
     return Event(
         request_id=raw.request_id,
         sequence_index=raw.sequence_index,
@@ -72,6 +79,7 @@ def read_event(raw: Any, vocab_size: int) -> Event:
         token_ids=token_ids,
         text=text,
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         context_logits=_logits(raw.context_logits, raw.num_context_logits, vocab_size),
         generation_logits=_logits(raw.generation_logits, num_tokens, vocab_size),
         stop_string=(raw.stop_string or b"").decode("utf-8", "replace") or None,
@@ -85,6 +93,15 @@ def read_event(raw: Any, vocab_size: int) -> Event:
         first_token_ns=raw.first_token_ns or None,
         last_token_ns=raw.last_token_ns or None,
     )
+
+
+def _logprobs(pointer: Any, num_tokens: int, width: int) -> Logprobs:
+    if num_tokens == 0:
+        return []
+    size = num_tokens * width * ctypes.sizeof(abi.Logprob)
+    array = np.frombuffer(ctypes.string_at(pointer, size), _LOGPROB_DTYPE)
+    flat = list(zip(array["token_id"].tolist(), array["logprob"].tolist(), strict=True))
+    return [flat[i * width : (i + 1) * width] for i in range(num_tokens)]
 
 
 def _logits(pointer: Any, num_rows: int, vocab_size: int) -> npt.NDArray[np.float32] | None:

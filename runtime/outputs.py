@@ -73,6 +73,9 @@ class RequestOutput:
     """n sequences, in order of their index."""
     finished: bool = False
     """Whether no update follows."""
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """Per token of the prompt: the one that is there, then the best; None for the first, before
+    which nothing is."""
     context_logits: npt.NDArray[np.float32] | None = None
     """float32 [num_prompt_tokens, vocab_size] with `return_context_logits`."""
     metrics: RequestMetrics = field(default_factory=RequestMetrics)

@@ -48,6 +48,7 @@ class RequestStruct:
         streaming: whether events come as tokens come, or one per sequence at its end.
         priority: larger is admitted first.
         timeout_ms: 0: none.
+        client_request_id: what the caller calls it; "": nothing.
 
     Raises:
         InvalidArgumentError: something does not fit into the struct. Ranges that depend on the
@@ -64,6 +65,7 @@ class RequestStruct:
         streaming: bool = True,
         priority: int = 0,
         timeout_ms: int = 0,
+        client_request_id: str = "",
     ) -> None:
         self._kept: list[object] = []
         self.struct = abi.Request()
@@ -87,11 +89,18 @@ class RequestStruct:
         request.frequency_penalty = float(params.frequency_penalty)
         request.num_logprobs = -1 if params.logprobs is None else int(params.logprobs)
         request.ignore_eos = params.ignore_eos or params.end_id is not None
-        request.include_stop = params.include_stop_str_in_output
+        request.return_prompt_logprobs = params.prompt_logprobs is not None
+        request.num_prompt_logprobs = int(params.prompt_logprobs or 0)
+        request.include_stop = (
+            1 if params.include_stop_str_in_output else 2 if params.include_stop_token else 0
+        )
         request.show_special_tokens = not params.skip_special_tokens
         request.streaming = streaming
         request.return_context_logits = params.return_context_logits
         request.return_generation_logits = params.return_generation_logits
+        name = client_request_id.encode()
+        self._kept.append(name)
+        request.client_request_id = abi.StringView(name, len(name))
         self._set_stops(params)
         self._set_bad(params, bad_token_sequences)
         self._set_bias(params, vocab_size)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from .sampling_params import SamplingParams
 
 # Options that the C side has no part in.
 _PYTHON_OPTIONS = ("executor", "sku", "free_gpu_memory_fraction")
+_TEXT_OPTIONS = ("isa", "watchdog_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class RuntimeOptions:
     """Of the cpu executor: "auto", "amx", "avx512", "avx2", "portable"; None: ENGINERY_ISA."""
     iteration_stats_capacity: int = 1000
     """Iterations kept for `Runtime.iterations`."""
+    watchdog_timeout_ms: int = 0
+    """A step that takes so long is a stall: the state of the serving loop is written to a file, and
+    `on_stall` of `Runtime` called; 0: off."""
+    watchdog_dir: str | None = None
+    """Folder of these files; None: the one for temporary files."""
     free_gpu_memory_fraction: float | None = None
     """Share of the device's free memory for the KV cache when `kv_cache_bytes` is 0, for executors
     that have a device; None: 0.9."""
@@ -83,6 +90,9 @@ class Stats:
     block_bytes: int
     workspace_bytes: int
     num_scheduled_tokens: int
+    step_time_counts: tuple[int, ...]
+    """Entry i: steps of at most 100 us * 2**i, and of more than the entry before it; the last one:
+    all that took longer."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,9 @@ class Runtime:
             string; None: the executor of the engine's target. An object is closed by the runtime,
             also when the runtime cannot be made.
         executor_options: further arguments of the factory that an import string names.
+        on_stall: called with the path of the file ("" when it could not be written) and a message
+            when a step stalls (`watchdog_timeout_ms`), on a thread of its own; it may end the
+            process, and must not close the runtime.
 
     Raises:
         InvalidArgumentError: an option is out of range, or the executor cannot be imported.
@@ -128,6 +141,7 @@ class Runtime:
         *,
         executor: Executor | str | None = None,
         executor_options: Mapping[str, Any] | None = None,
+        on_stall: Callable[[str, str], None] | None = None,
     ) -> None:
         self.engine = engine
         self.options = options or RuntimeOptions()
@@ -143,6 +157,7 @@ class Runtime:
         self._handle: ctypes.c_void_p | None = None
         # The struct is copied by create; the callbacks in it are called until destroy.
         self._executor_table: ExecutorTable | None = None
+        self._on_stall = _stall_callback(on_stall)
         self._executor_name = ""
         if chosen is not None:
             self._executor_name = str(getattr(chosen, "name", type(chosen).__name__))
@@ -176,6 +191,7 @@ class Runtime:
         priority: int = 0,
         timeout_ms: int = 0,
         bad_token_sequences: Sequence[TokenIds] = (),
+        client_request_id: str = "",
     ) -> int:
         """Queues a request and returns its id, unique in this runtime and never 0.
 
@@ -187,6 +203,7 @@ class Runtime:
             timeout_ms: ends with "TIMEOUT" so long after now; 0: never.
             bad_token_sequences: the tokens of the words in `sampling_params.bad`, which only a
                 tokenizer knows; `Tokenizer.bad_token_sequences` gives them.
+            client_request_id: what the caller calls it, for the watchdog's file; at most 256 bytes.
 
         Raises:
             InvalidArgumentError: names the field, its value and what is accepted.
@@ -207,6 +224,7 @@ class Runtime:
             streaming=streaming,
             priority=priority,
             timeout_ms=timeout_ms,
+            client_request_id=client_request_id,
         )
         request_id = ctypes.c_uint64()
         with self._call() as handle:
@@ -251,7 +269,8 @@ class Runtime:
         raw = abi.Stats(abi_size=ctypes.sizeof(abi.Stats))
         with self._call() as handle:
             check(self._library.enginery_runtime_stats(handle, ctypes.byref(raw)))
-        return Stats(**{name: getattr(raw, name) for name in Stats.__dataclass_fields__})
+        values = {name: getattr(raw, name) for name in Stats.__dataclass_fields__}
+        return Stats(**{**values, "step_time_counts": tuple(raw.step_time_counts)})
 
     def iterations(self) -> list[Iteration]:
         """The last `iteration_stats_capacity` iterations, oldest first."""
@@ -366,7 +385,7 @@ class Runtime:
             value: Any = getattr(options, name)
             if name == "policy":
                 value = abi.POLICIES[value]
-            elif name == "isa":
+            elif name in _TEXT_OPTIONS:
                 value = None if value is None else value.encode()
             else:
                 bits = 8 * getattr(abi.RuntimeOptions, name).size
@@ -375,7 +394,15 @@ class Runtime:
             setattr(raw, name, value)
         if self._executor_table is not None:
             raw.executor = ctypes.pointer(self._executor_table.struct)
+        raw.on_stall = self._on_stall
         return raw
+
+
+def _stall_callback(on_stall: Callable[[str, str], None] | None) -> Any:
+    """It as the library calls it, for as long as what is returned is kept."""
+    if on_stall is None:
+        return abi.OnStall()
+    return abi.OnStall(lambda _, path, message: on_stall(os.fsdecode(path), message.decode()))
 
 
 class _Call:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,6 +17,7 @@ from .errors import InvalidArgumentError
 from .options import Unsupported, explains_unknown_options
 
 MAX_LOGPROBS = 20
+_TOKEN_ID_NAME = re.compile("0|[1-9][0-9]{0,9}")
 
 # Options of TensorRT-LLM's SamplingParams that are refused: the values that leave them off (None
 # always does) and why there is nothing else. Ignoring them would change the user's results.
@@ -39,7 +41,6 @@ UNSUPPORTED: Unsupported = {
         (False,),
         "no Python runs between the model and the sampler; use logit_bias",
     ),
-    "prompt_logprobs": ((), "take them from return_context_logits=True"),
     "exclude_input_from_output": (
         (True,),
         "outputs never repeat the prompt; it is in RequestOutput.prompt_token_ids",
@@ -68,7 +69,7 @@ class SamplingParams:
     """
 
     max_tokens: int = 32
-    """New tokens at most, >= 1."""
+    """New tokens at most; 0: none, for `prompt_logprobs` and logits of the prompt."""
     min_tokens: int = 0
     """No stop or end token is drawn before so many new tokens; 0 .. max_tokens."""
     n: int = 1
@@ -105,12 +106,16 @@ class SamplingParams:
     """Token ids that end the sequence."""
     include_stop_str_in_output: bool = False
     """Whether the stop text or stop token stays in the output."""
+    include_stop_token: bool = False
+    """Whether a stop or end token stays among the token ids; it adds no text."""
     end_id: int | None = None
     """Ends the sequence in place of the engine's own end tokens; -1: nothing does."""
     ignore_eos: bool = False
     """Whether the engine's own end tokens are drawn like any other."""
     logprobs: int | None = None
     """None: none; 0: of the token drawn; k: and of the k likeliest, at most 20."""
+    prompt_logprobs: int | None = None
+    """Of the prompt's tokens from the second on, each given those before it; as `logprobs`."""
     return_context_logits: bool = False
     """Logits of every prompt position; float32 [num_prompt_tokens, vocab_size]."""
     return_generation_logits: bool = False
@@ -148,7 +153,7 @@ class SamplingParams:
             if number is None or not math.isfinite(number) or not accepts(number):
                 found.append(f"{name} = {value!r}: must be {accepted}")
 
-        integer("max_tokens", 1, None, "an integer >= 1")
+        integer("max_tokens", 0, None, "an integer >= 0")
         longest = _as_int(self.max_tokens)
         integer("min_tokens", 0, longest, f"an integer in 0 .. max_tokens ({self.max_tokens!r})")
         integer("n", 1, None, "an integer >= 1")
@@ -162,8 +167,9 @@ class SamplingParams:
             integer("top_k", 0, 2**31 - 1, "None, 0 (both: all tokens) or an integer >= 1")
         if self.seed is not None:
             integer("seed", 0, 2**64 - 1, "None or an integer in 0 .. 2**64 - 1")
-        if self.logprobs is not None:
-            integer("logprobs", 0, MAX_LOGPROBS, f"None or an integer in 0 .. {MAX_LOGPROBS}")
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                integer(name, 0, MAX_LOGPROBS, f"None or an integer in 0 .. {MAX_LOGPROBS}")
         if self.end_id is not None:
             integer("end_id", -1, 2**31 - 1, "None, -1 (never ends) or a token id")
         if self.truncate_prompt_tokens is not None:
@@ -214,6 +220,14 @@ class SamplingParams:
             elif np.isnan(bias_array).any() or np.isposinf(bias_array).any():
                 found.append("embedding_bias: has NaN or +inf; -inf bans a token")
         return found
+
+
+def token_id_of_name(name: str) -> int | None:
+    """The token id that a name in a JSON object says, as in `logit_bias`; None: it says none.
+
+    Zeros before it are refused: no two names are one token.
+    """
+    return int(name) if _TOKEN_ID_NAME.fullmatch(name) else None
 
 
 def _strings(value: str | Sequence[str] | None) -> tuple[str, ...]:

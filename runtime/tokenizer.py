@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from .errors import InvalidArgumentError, NotFoundError
+from .errors import InvalidArgumentError, NotFoundError, TextTooLongError
+from .text_bound import TextBound
 
 # `encode` keeps the interpreter's lock, all threads of the process stand still: a megabyte of text
 # takes it for a second or more. A batch is encoded without it.
@@ -30,13 +31,17 @@ class Tokenizer:
     Args:
         directory: has `tokenizer.json`, and `tokenizer_config.json` or `chat_template.jinja` when
             there is a chat template.
+        max_input_len: refuses texts that are longer for certain before they are encoded; a text of
+            50 MB takes many seconds. None: encodes all.
 
     Raises:
         NotFoundError: there is no `tokenizer.json`.
         InvalidArgumentError: a file is not what its name says.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, max_input_len: int | None = None
+    ) -> None:
         import tokenizers  # a second's work that token ids do not need
 
         self.directory = Path(directory)
@@ -53,6 +58,7 @@ class Tokenizer:
         # A file may say how to pad and cut; neither may happen to a prompt unasked.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._max_input_len = max_input_len
         self._config = _read_config(self.directory / "tokenizer_config.json")
 
     @classmethod
@@ -60,23 +66,36 @@ class Tokenizer:
         """The same as `Tokenizer(directory)`."""
         return cls(directory)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, name: str = "prompt"
+    ) -> list[int]:
         """Token ids of `text`.
 
         Args:
             text: any text; special tokens written out in it become themselves.
             add_special_tokens: adds what the tokenizer's post-processor adds, such as BOS.
+            name: of the text, for messages.
 
         Raises:
             InvalidArgumentError: the text has lone surrogates, which are no characters.
+            TextTooLongError: it has more than `max_input_len` tokens.
         """
         try:
-            text.encode()
+            num_bytes = len(text.encode())
         except UnicodeEncodeError as error:
             raise InvalidArgumentError(
-                f"prompt: character {error.start} is {text[error.start]!r}: a lone surrogate is no "
+                f"{name}: character {error.start} is {text[error.start]!r}: a lone surrogate is no "
                 "character; decode the text with errors='replace' where it comes from"
             ) from error
+        limit = self._max_input_len
+        # A token has a byte or more.
+        if limit is not None and num_bytes > limit:
+            least = self._bound.min_tokens(text, num_bytes)
+            if least > limit:
+                raise TextTooLongError(
+                    f"{name}: has {num_bytes} bytes, so at least {least} tokens; at most {limit} "
+                    "(max_input_len)"
+                )
         if len(text) > _LOCKED_CHARACTERS:
             (encoding,) = self._tokenizer.encode_batch(
                 [text], add_special_tokens=add_special_tokens
@@ -141,6 +160,10 @@ class Tokenizer:
         except jinja2.TemplateError as error:
             raise InvalidArgumentError(f"messages: the chat template says: {error}") from error
         return str(text)
+
+    @functools.cached_property
+    def _bound(self) -> TextBound:
+        return TextBound(self._tokenizer)
 
     @functools.cached_property
     def _chat_template(self) -> str | None:

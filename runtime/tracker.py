@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,8 @@ class RequestTracker:
             sequence.text_diff = event.text
             sequence.text += event.text
         self._add_logprobs(sequence, event)
+        if event.prompt_logprobs is not None:
+            self.output.prompt_logprobs = [None, *map(_ranked, event.prompt_logprobs)]
         if event.context_logits is not None:
             self.output.context_logits = event.context_logits
         if event.generation_logits is not None:
@@ -76,13 +79,9 @@ class RequestTracker:
             return
         if sequence.logprobs is None or sequence.cumulative_logprob is None:
             sequence.logprobs, sequence.cumulative_logprob = [], 0.0
-        for (token_id, logprob), *best in event.logprobs:
-            ranks = {candidate: rank for rank, (candidate, _) in enumerate(best, start=1)}
-            entry = {token_id: Logprob(logprob, ranks.get(token_id))}
-            for candidate, value in best:
-                entry.setdefault(candidate, Logprob(value, ranks[candidate]))
-            sequence.logprobs.append(entry)
-            sequence.cumulative_logprob += logprob
+        for entry in event.logprobs:
+            sequence.logprobs.append(_ranked(entry))
+            sequence.cumulative_logprob += entry[0][1]
 
     def _finish(self, sequence: CompletionOutput, event: Event) -> None:
         reason = event.finish_reason or "ERROR"
@@ -108,3 +107,13 @@ class RequestTracker:
         self._num_preemptions[event.sequence_index] = event.num_preemptions
         metrics.num_preemptions = sum(self._num_preemptions)
         metrics.num_reused_tokens = max(metrics.num_reused_tokens, event.num_reused_tokens)
+
+
+def _ranked(entry: Sequence[tuple[int, float]]) -> dict[int, Logprob]:
+    """One token's log probabilities: its own first, then those of the best."""
+    (token_id, logprob), *best = entry
+    ranks = {candidate: rank for rank, (candidate, _) in enumerate(best, start=1)}
+    ranked = {token_id: Logprob(logprob, ranks.get(token_id))}
+    for candidate, value in best:
+        ranked.setdefault(candidate, Logprob(value, ranks[candidate]))
+    return ranked

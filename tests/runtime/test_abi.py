@@ -29,7 +29,7 @@ def struct_fields(header: str) -> dict[str, list[str]]:
         members = (line.strip() for line in body.split(";"))
         structs[name] = [
             # A function pointer's name stands in (*name); another member's is the last word.
-            (re.search(r"\(\*(\w+)\)", line) or re.search(r"(\w+)$", line))[1]  # type: ignore[index]
+            (re.search(r"\(\*(\w+)\)", line) or re.search(r"(\w+)(\[\w+\])?$", line))[1]  # type: ignore[index]
             for line in members
             if line
         ]
@@ -50,7 +50,7 @@ def compiled(
             lines.append(f'printf("{name}.{member}.size %zu\\n", {size});')
     for constant in re.findall(r"\b(ENGINERY_[A-Z_]+)\s*=", header):
         lines.append(f'printf("{constant} %lld\\n", (long long){constant});')
-    for macro in ("ENGINERY_ABI_VERSION", "ENGINERY_BATCH_MAGIC", "ENGINERY_BATCH_VERSION"):
+    for macro in re.findall(r"#define (ENGINERY_[A-Z_]+) +[0-9]", header):
         lines.append(f'printf("{macro} %lld\\n", (long long){macro});')
     folder = tmp_path_factory.mktemp("abi")
     source = folder / "print_abi.c"
@@ -87,6 +87,8 @@ def test_constants(compiled: dict[str, int]) -> None:
         "ENGINERY_ABI_VERSION": abi.ABI_VERSION,
         "ENGINERY_BATCH_MAGIC": abi.BATCH_MAGIC,
         "ENGINERY_BATCH_VERSION": abi.BATCH_VERSION,
+        "ENGINERY_STEP_TIME_NS": abi.STEP_TIME_NS,
+        "ENGINERY_NUM_STEP_TIMES": abi.NUM_STEP_TIMES,
         "ENGINERY_SAMPLE_GREEDY": batch.SAMPLE_GREEDY,
         "ENGINERY_SAMPLE_HOST_ONLY": batch.SAMPLE_HOST_ONLY,
         **{f"ENGINERY_{name}": value for name, value in abi.STATUSES.items()},

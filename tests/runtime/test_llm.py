@@ -247,6 +247,17 @@ def test_logits(llm: LLM) -> None:
     assert logits.argmax(axis=1).tolist() == output.outputs[0].token_ids
 
 
+def test_prompt_logprobs(llm: LLM) -> None:
+    output = llm.generate("abc", replaced(prompt_logprobs=1, max_tokens=0))
+    assert output.prompt_logprobs is not None
+    first, *others = output.prompt_logprobs
+    assert first is None
+    tokens = [next(iter(entry)) for entry in others if entry is not None]
+    assert tokens == output.prompt_token_ids[1:]
+    assert (output.outputs[0].token_ids, output.outputs[0].finish_reason) == ([], "length")
+    assert llm.generate("abc", GREEDY).prompt_logprobs is None
+
+
 def test_chat(llm: LLM) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     output = llm.chat(messages, GREEDY)

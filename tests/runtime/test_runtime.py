@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import json
+import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from enginery.accuracy import log_softmax
 from enginery.runtime.batch import SAMPLE_HOST_ONLY, ScheduledBatch
 from enginery.runtime.engine import Engine
 from enginery.runtime.errors import (
@@ -21,6 +28,7 @@ from enginery.runtime.errors import (
 )
 from enginery.runtime.event import Event
 from enginery.runtime.executor import ExecutorInfo, Limits, StepOutput
+from enginery.runtime.library import library_version
 from enginery.runtime.runtime import Runtime, RuntimeOptions
 from enginery.runtime.sampling_params import SamplingParams
 from tests.support.executors import FormulaExecutor, next_token
@@ -82,6 +90,54 @@ def test_without_streaming_there_is_one_event(engine: Engine) -> None:
         events = finish(runtime, request)[request]
     assert len(events) == 1
     assert len(events[0].token_ids) == 8
+
+
+@pytest.mark.parametrize("max_chunk_tokens", [0, 1, 7])
+def test_prompt_logprobs_are_those_of_the_context_logits(
+    engine: Engine, max_chunk_tokens: int
+) -> None:
+    prompt = [(7 * i * i + 3) % VOCAB_SIZE for i in range(23)]
+    logits = replace(GREEDY, return_context_logits=True, max_tokens=1)
+    options = RuntimeOptions(max_chunk_tokens=max_chunk_tokens)
+    with Runtime(engine, options) as runtime:
+        asked = runtime.submit(prompt, logits)
+        (first, *_) = finish(runtime, asked)[asked]
+        assert first.context_logits is not None
+        assert first.prompt_logprobs is None
+        expected = log_softmax(first.context_logits)
+        # The prompt is in the prefix cache now, and computed again all the same.
+        both = replace(logits, prompt_logprobs=3, temperature=1.0, repetition_penalty=2.0)
+        asked = runtime.submit(prompt, both)
+        (event, *_) = finish(runtime, asked)[asked]
+        assert event.num_reused_tokens == 0
+        assert event.context_logits is not None
+        np.testing.assert_array_equal(event.context_logits, first.context_logits)
+        alone = runtime.submit(prompt, replace(both, max_tokens=0, return_context_logits=False))
+        (scored,) = finish(runtime, alone)[alone]
+    assert (scored.finish_reason, scored.token_ids) == ("LENGTH", [])
+    assert scored.prompt_logprobs == event.prompt_logprobs
+    assert event.prompt_logprobs is not None
+    rows = zip(prompt[1:], event.prompt_logprobs, expected[:-1], strict=True)
+    for token, ((own, log_prob), *best), row in rows:
+        assert own == token
+        assert log_prob == pytest.approx(row[token], abs=1e-5)
+        assert [found for found, _ in best] == np.argsort(-row, kind="stable")[:3].tolist()
+        assert [value for _, value in best] == pytest.approx(sorted(row)[:-4:-1], abs=1e-5)
+
+
+def test_stop_token_may_stay_without_its_text(engine: Engine) -> None:
+    with Runtime(engine) as runtime:
+        asked = runtime.submit([5, 6], replace(GREEDY, max_tokens=1))
+        (event,) = finish(runtime, asked)[asked]
+        (stop,) = event.token_ids
+        assert event.text
+        params = replace(GREEDY, stop_token_ids=[stop], include_stop_token=True, logprobs=0)
+        asked = runtime.submit([5, 6], params)
+        (event,) = finish(runtime, asked)[asked]
+    assert (event.token_ids, event.text) == ([stop], "")
+    assert (event.finish_reason, event.stop_token_id) == ("STOP", stop)
+    assert event.logprobs is not None
+    assert event.logprobs[0][0][0] == stop
 
 
 def test_logits_and_logprobs(engine: Engine) -> None:
@@ -155,6 +211,8 @@ def test_refuses_a_bad_request_and_goes_on(
         ({"num_threads": -1}, "num_threads"),
         ({"num_threads": 2**31}, "num_threads"),
         ({"isa": "mmx"}, "mmx"),
+        ({"watchdog_timeout_ms": -1}, "watchdog_timeout_ms"),
+        ({"watchdog_timeout_ms": 1, "watchdog_dir": "/nowhere"}, "watchdog_dir is /nowhere"),
     ],
 )
 def test_refuses_bad_options(engine: Engine, options: dict[str, object], message: str) -> None:
@@ -210,11 +268,77 @@ def test_stats_and_iterations(engine: Engine) -> None:
         assert stats.num_free_blocks == stats.num_blocks
         iterations = runtime.iterations()
         assert len(iterations) == 5
-        assert stats.num_iterations > 5
+        assert sum(stats.step_time_counts) == stats.num_iterations > 5
         starts = [entry.start_ns for entry in iterations]
         assert starts == sorted(starts)
         assert all(entry.duration_ns >= entry.executor_ns > 0 for entry in iterations)
         assert runtime.executor_name in ("amx", "avx512", "avx2", "portable")
+
+
+def test_a_stall_is_told_with_what_was_in_flight(engine: Engine, tmp_path: Path) -> None:
+    may_go_on = threading.Event()
+
+    class Held(FormulaExecutor):
+        def collect(self) -> StepOutput:
+            assert may_go_on.wait(60)
+            return super().collect()
+
+    told: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+    options = RuntimeOptions(watchdog_timeout_ms=50, watchdog_dir=str(tmp_path))
+    with Runtime(
+        engine,
+        options,
+        executor=Held(VOCAB_SIZE, num_blocks=40),
+        on_stall=lambda path, message: told.put((path, message)),
+    ) as runtime:
+        request = runtime.submit([1, 2, 3], GREEDY, client_request_id="chat-7")
+        path, message = told.get(timeout=60)
+        assert path in message
+        state = json.loads(Path(path).read_text())
+        assert Path(path).parent == tmp_path
+        may_go_on.set()
+        assert len(tokens_of(finish(runtime, request)[request])) == 8
+    (sequence,) = state["batch"]
+    assert (sequence["request_id"], sequence["client_request_id"]) == (request, "chat-7")
+    assert (state["stage"], sequence["phase"]) == ("executor", "prefill")
+    assert state["library_version"] == library_version()
+
+
+STOPPED = """
+import sys
+from enginery.runtime.engine import Engine
+from enginery.runtime.runtime import Runtime, RuntimeOptions
+from enginery.runtime.sampling_params import SamplingParams
+from tests.support.executors import FormulaExecutor
+class Held(FormulaExecutor):
+    def collect(self):
+        print("held", flush=True)
+        sys.stdin.readline()
+        return super().collect()
+stalls = []
+with Engine(sys.argv[1]) as engine, Runtime(
+    engine, RuntimeOptions(watchdog_timeout_ms=2000), executor=Held(engine.info.vocab_size, 40),
+    on_stall=lambda *told: stalls.append(told),
+) as runtime:
+    runtime.submit([1, 2, 3], SamplingParams(max_tokens=1))
+    while not any(event.is_last for event in runtime.poll()): pass
+print(len(stalls))
+"""
+
+
+def test_a_process_that_is_stopped_has_no_stall(engine: Engine) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, engine.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("go on\n", timeout=60)[0] == "0\n"
 
 
 def test_close_wakes_who_polls_and_refuses_what_follows(engine: Engine) -> None:
@@ -388,6 +512,7 @@ def test_logits_that_are_needed_and_absent_end_the_request(engine: Engine) -> No
         for params, message in (
             (replace(GREEDY, logprobs=1), "neither logits nor a token"),
             (replace(GREEDY, return_context_logits=True), "positions 0..2"),
+            (replace(GREEDY, prompt_logprobs=0), "positions 0..1"),
         ):
             request = runtime.submit([5, 6, 7], params)
             last = finish(runtime, request)[request][-1]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from enginery.runtime.errors import InvalidArgumentError
-from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams
+from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams, token_id_of_name
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_tokens", 0),
+        ("max_tokens", -1),
         ("max_tokens", 1.5),
         ("max_tokens", True),
         ("min_tokens", 33),
@@ -41,6 +41,9 @@ from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams
         ("frequency_penalty", math.inf),
         ("logprobs", 21),
         ("logprobs", -1),
+        ("prompt_logprobs", 21),
+        ("prompt_logprobs", -1),
+        ("include_stop_token", 1),
         ("end_id", -2),
         ("truncate_prompt_tokens", 0),
         ("ignore_eos", 1),
@@ -83,7 +86,8 @@ def test_refuses_and_names_the_field(field: str, value: Any) -> None:
         {"embedding_bias": np.zeros(7, np.float32)},
         {"bad_token_ids": [3, (4, 5)]},
         {"end_id": -1},
-        {"logprobs": 20},
+        {"logprobs": 20, "prompt_logprobs": 20},
+        {"max_tokens": 0, "prompt_logprobs": 0},
     ],
 )
 def test_accepts_the_edges(options: dict[str, Any]) -> None:
@@ -92,10 +96,10 @@ def test_accepts_the_edges(options: dict[str, Any]) -> None:
 
 def test_collects_all_problems() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        SamplingParams(max_tokens=0, top_p=2.0, top_k=-1)
+        SamplingParams(n=0, top_p=2.0, top_k=-1)
     text = str(caught.value)
     assert "3 problems" in text
-    for part in ("max_tokens = 0", "top_p = 2.0", "top_k = -1"):
+    for part in ("n = 0", "top_p = 2.0", "top_k = -1"):
         assert part in text
 
 
@@ -126,3 +130,12 @@ def test_unknown_options_are_refused_together_with_unsupported_ones() -> None:
 def test_does_not_change() -> None:
     with pytest.raises(AttributeError):
         SamplingParams().max_tokens = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "token_id"),
+    [("0", 0), ("50256", 50256), ("", None), ("05", None), ("-5", None), ("+5", None), (" 5", None),
+     ("5.0", None), ("5\n", None), ("٣", None), ("9" * 5000, None)],
+)  # fmt: skip
+def test_token_ids_as_names_of_an_object(name: str, token_id: int | None) -> None:
+    assert token_id_of_name(name) == token_id

@@ -20,6 +20,7 @@ EVENT = Event(
     token_ids=[],
     text="",
     logprobs=None,
+    prompt_logprobs=None,
     context_logits=None,
     generation_logits=None,
     stop_string=None,
@@ -80,6 +81,15 @@ def test_logprobs() -> None:
     ]
     assert [next(iter(entry)) for entry in sequence.logprobs] == [7, 9]
     assert sequence.cumulative_logprob == -5.0
+
+
+def test_prompt_logprobs_stand_at_their_tokens() -> None:
+    tracker = make(SamplingParams(prompt_logprobs=1))
+    tracker.update(event(prompt_logprobs=[[(2, -1.0), (5, -0.5)], [(3, -0.25), (3, -0.25)]]))
+    expected = [None, {2: Logprob(-1.0, None), 5: Logprob(-0.5, 1)}, {3: Logprob(-0.25, 1)}]
+    assert tracker.output.prompt_logprobs == expected
+    tracker.update(event(token_ids=[7]))
+    assert tracker.output.prompt_logprobs == expected
 
 
 def test_generation_logits_are_joined_at_the_end() -> None:

@@ -17,6 +17,7 @@ _DEFAULTS: dict[str, Any] = {
     "token_ids": [],
     "text": "",
     "logprobs": None,
+    "prompt_logprobs": None,
     "context_logits": None,
     "generation_logits": None,
     "stop_string": None,
@@ -35,3 +36,23 @@ _DEFAULTS: dict[str, Any] = {
 def event(**fields: Any) -> Event:
     """An event that says nothing but what `fields` say."""
     return Event(**{**_DEFAULTS, **fields})
+
+
+def golden_event(fields: list[str]) -> Event:
+    """An event of a golden file, which tells its times in milliseconds, 0 for none."""
+    reason, is_last, status = fields[2:5]
+    numbers = [int(field) for field in fields[:2] + fields[5:]]
+    times = [ms * 1_000_000 or None for ms in numbers[4:]]
+    return event(
+        request_id=numbers[0],
+        sequence_index=numbers[1],
+        finish_reason=None if reason == "NONE" else reason,
+        is_last=is_last == "1",
+        status=status,
+        num_prompt_tokens=numbers[2],
+        num_output_tokens=numbers[3],
+        arrival_ns=times[0],
+        first_scheduled_ns=times[1],
+        first_token_ns=times[2],
+        last_token_ns=times[3],
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.runtime.batch import ScheduledBatch
+from enginery.runtime.engine import Engine
 from enginery.runtime.executor import ExecutorInfo, Limits, StepOutput
 
 
@@ -96,3 +97,33 @@ class FormulaExecutor:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+class StallingExecutor(FormulaExecutor):
+    """Goes on until a token comes by, and then never ends the step.
+
+    Args:
+        vocab_size: of the engine.
+        stalls_after: how many steps with this token, or after it, are still run.
+    """
+
+    STALLING_TOKEN = 5
+
+    def __init__(self, vocab_size: int, stalls_after: int = 2) -> None:
+        super().__init__(vocab_size, num_blocks=64)
+        self._num_steps_left: int | None = None
+        self._stalls_after = stalls_after
+
+    def execute(self, batch: ScheduledBatch) -> None:
+        super().execute(batch)
+        if self._num_steps_left is not None:
+            self._num_steps_left -= 1
+        elif self.STALLING_TOKEN in batch.token_ids:
+            self._num_steps_left = self._stalls_after
+        while self._num_steps_left == 0:
+            time.sleep(1)
+
+
+def stalling_executor(engine: Engine) -> StallingExecutor:
+    """For `enginery serve --executor tests.support.executors:stalling_executor`."""
+    return StallingExecutor(engine.info.vocab_size)

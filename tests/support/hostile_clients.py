@@ -144,10 +144,19 @@ def half_open(server: TritonServer) -> list[socket.socket]:
 
 def resident_bytes(pid: int) -> int:
     """Memory of a process and of those that it started, as /proc says."""
+    return _bytes_of_tree(pid, "VmRSS:")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that each of them ever had, in sum."""
+    return _bytes_of_tree(pid, "VmHWM:")
+
+
+def _bytes_of_tree(pid: int, name: str) -> int:
     total = 0
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(name):
             total = int(line.split()[1]) * 1024
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        total += sum(resident_bytes(int(child)) for child in path.read_text().split())
+        total += sum(_bytes_of_tree(int(child), name) for child in path.read_text().split())
     return total

@@ -15,6 +15,8 @@ from enginery.quantization import dequantize_int8, int4_codes, int4_scale, quant
 from .checkpoints import write_safetensors
 from .scales import INPUT_AMAX, read_tensors
 
+# Of activations, by algorithm.
+LARGEST_CODES = {"W8A8_SQ_PER_CHANNEL": 127, "W4A8_AWQ": 448}
 # Modules of a layer that read one value, and so share the factors by which it is smoothed.
 STACKS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
@@ -24,8 +26,8 @@ def store_smoothed(directory: Path, algorithm: str, seed: int = 0) -> dict[str, 
 
     Args:
         directory: of the checkpoint; its weights and config.json are written again.
-        algorithm: "W8A8_SQ_PER_CHANNEL" (INT8 per row, one scale per activation) or "W4A16_AWQ"
-            (INT4 in blocks of 128).
+        algorithm: "W8A8_SQ_PER_CHANNEL" (INT8 per row, one scale per activation), "W4A16_AWQ"
+            (INT4 in blocks of 128) or "W4A8_AWQ" (with one scale per FP8 activation).
         seed: of the factors, which are between 2/3 and 3/2.
 
     Returns:
@@ -47,9 +49,10 @@ def store_smoothed(directory: Path, algorithm: str, seed: int = 0) -> dict[str, 
                 added = _int8(weight) if algorithm.startswith("W8A8") else _int4(weight)
                 meant[f"{name}.weight"] = added.pop("meant") * factor
                 added["pre_quant_scale"] = factor
-                if algorithm.startswith("W8A8"):
+                if algorithm in LARGEST_CODES:
                     # Wide enough for what the factors make of the activations.
-                    added["input_scale"] = np.array(np.float32(1.5 * INPUT_AMAX[module] / 127))
+                    amax = 1.5 * INPUT_AMAX[module]
+                    added["input_scale"] = np.array(np.float32(amax / LARGEST_CODES[algorithm]))
                 for suffix, values in added.items():
                     tensors[f"{name}.{suffix}"] = values
                     dtypes[f"{name}.{suffix}"] = _dtype(values)

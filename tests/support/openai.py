@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import string
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from enginery.builder.engine.token_bytes import encode_token_bytes
 from enginery.builder.tokenizer.vocabulary import TokenText
 from enginery.openai.app import create_app
 from enginery.openai.errors import ApiError
-from enginery.openai.generation import Generation, Piece, Usage
+from enginery.openai.generation import Generation, Piece, TokenLogprob, Usage
 from enginery.openai.options import FrontEndOptions
 from enginery.openai.served import Limits, Served
 from enginery.openai.token_texts import TokenTexts
+from enginery.openai.tracing import Tracing
 from enginery.runtime.tokenizer import Tokenizer
 
 from .tokenizer import BOS_TOKEN_ID, SPECIAL_TOKENS, TOKENIZER_VOCAB_SIZE, write_tiny_tokenizer
@@ -35,6 +37,9 @@ T = TypeVar("T")
 @dataclass
 class FakeModel:
     """Answers each sequence with the letters "abc...", one per token, as many as were asked for.
+
+    Token `position` has the log probability `-(position + 1) / 2`; the likeliest tokens are those
+    of "zyx...", with 0, -1, -2 ...
 
     Attributes:
         error: raised in place of token number `error_at` of a sequence.
@@ -55,20 +60,22 @@ class FakeModel:
         is_done = False
         try:
             longest = generation.inputs["max_tokens"]
-            has_log_probs = generation.inputs.get("return_log_probs", False)
-            for position in range(longest):
+            for position in range(max(1, longest)):
                 await asyncio.sleep(0)
                 if position == self.stalls_at:
                     await asyncio.Event().wait()
                 if self.error is not None and position == self.error_at:
                     raise self.error
-                is_last = position == longest - 1
+                is_last = position >= longest - 1
+                letters = string.ascii_lowercase[position : min(position + 1, longest)]
+                of_prompt = prompt_logprobs_of(generation) if position == 0 else None
                 for index in range(generation.num_sequences):
                     yield Piece(
                         sequence_index=index,
-                        text=chr(ord("a") + position),
-                        token_ids=(ord("a") + position,),
-                        log_probs=(-0.5 * (position + 1),) if has_log_probs else (),
+                        text=letters,
+                        token_ids=tuple(letters.encode()),
+                        logprobs=logprobs_of(generation, "logprobs", position, len(letters)),
+                        prompt_logprobs=of_prompt if index == 0 else None,
                         finish_reason="length" if is_last else "",
                         usage=Usage(len(generation.token_ids), longest, 1, 1) if is_last else None,
                     )
@@ -85,6 +92,24 @@ class FakeModel:
 
     async def close(self) -> None:
         pass
+
+
+def logprobs_of(
+    generation: Generation, name: str, first: int, num_tokens: int
+) -> tuple[TokenLogprob, ...]:
+    """Those that `FakeModel` gives to consecutive tokens where the input `name` asks for them."""
+    num_logprobs = generation.inputs.get(name)
+    if num_logprobs is None:
+        return ()
+    top = tuple((ord("z") - rank, float(-rank)) for rank in range(num_logprobs))
+    return tuple(TokenLogprob(-0.5 * (first + i + 1), top) for i in range(num_tokens))
+
+
+def prompt_logprobs_of(generation: Generation) -> tuple[TokenLogprob, ...] | None:
+    """Those of the prompt."""
+    if "prompt_logprobs" not in generation.inputs:
+        return None
+    return logprobs_of(generation, "prompt_logprobs", 1, len(generation.token_ids) - 1)
 
 
 @dataclass(frozen=True)
@@ -124,20 +149,27 @@ class Client:
         folder: where the tokenizer of the tiny checkpoints is written.
         model: answers.
         has_tokenizer: whether text is understood.
+        tracing: makes spans of requests.
         options: of the front end, other than the usual ones.
     """
 
     def __init__(
-        self, folder: Path, model: FakeModel, *, has_tokenizer: bool = True, **options: Any
+        self,
+        folder: Path,
+        model: FakeModel,
+        *,
+        has_tokenizer: bool = True,
+        tracing: Tracing | None = None,
+        **options: Any,
     ) -> None:
         tokenizer = None
         if has_tokenizer:
             write_tiny_tokenizer(folder, adds_bos=True)
-            tokenizer = Tokenizer(folder)
+            tokenizer = Tokenizer(folder, max_input_len=LIMITS.max_input_len)
         self.model = model
         self.served = Served(MODEL, LIMITS, tokenizer, token_texts(), BOS_TOKEN_ID)
         self.app = create_app(
-            FrontEndOptions(**{**OPTIONS.__dict__, **options}), model, self.served
+            FrontEndOptions(**{**OPTIONS.__dict__, **options}), model, self.served, tracing
         )
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answered:

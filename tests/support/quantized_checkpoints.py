@@ -176,6 +176,7 @@ PER_ROW = {"strategy": "channel"}
 
 KINDS = {
     "awq": Kind(lambda w: layouts.awq(w, GROUP_SIZE), awq_config()),
+    "awq_g64": Kind(lambda w: layouts.awq(w, 64), awq_config(64)),
     "awq_g128": Kind(lambda w: layouts.awq(w, 128), awq_config(128)),
     "awq_sym": Kind(
         lambda w: layouts.awq(w, GROUP_SIZE, zero_point=False), awq_config(zero_point=False)

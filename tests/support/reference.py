@@ -165,7 +165,8 @@ class _Rank:
         x, weight, scale, bias, column_sums, *group_scales = step.inputs
         assert isinstance(x, ValueRecord) and isinstance(weight, TensorRecord)
         is_alone = weight.dtype == "i4" and x.dtype != "i8"
-        assert (scale is not None) == (weight.dtype in ("i8", "i4", "f8e4m3") and not is_alone)
+        if not is_alone:  # then it may have a static scale of x
+            assert (scale is not None) == (weight.dtype in ("i8", "i4", "f8e4m3"))
         assert (column_sums is not None) == (x.dtype == "i8")
         assert len(group_scales) == step.version - 1 == (weight.dtype == "i4")
         if x.dtype == "i8":
@@ -176,7 +177,7 @@ class _Rank:
             y = sums.astype(np.float32) * x_scale[:, None]
         elif is_alone:
             codes = weight.array.astype(np.float32)
-            scales = np.repeat(self._weight(group_scales[0]), 128, axis=1)[:, : codes.shape[1]]
+            scales = spread(self._weight(group_scales[0]), codes.shape[1])
             y = self._float(x) @ round_to_bfloat16(codes * scales).T
         else:
             y = self._float(x) @ self._weight(weight).T
@@ -248,9 +249,14 @@ class _Rank:
 
     def _group_sums(self, step: StepRecord) -> None:
         (x,) = step.inputs
-        assert isinstance(x, ValueRecord) and x.dtype in ("f32", "bf16")
+        assert isinstance(x, ValueRecord)
         begins = np.arange(0, x.columns, step.attributes["group"])
-        self._store(step, np.add.reduceat(self._float(x), begins, axis=1))
+        if x.dtype == "i8":
+            q, scale = self._values[x.name]
+            sums = np.add.reduceat(q, begins, axis=1, dtype=np.int64)
+            self._store(step, sums.astype(np.float32) * scale[:, None])
+        else:
+            self._store(step, np.add.reduceat(self._float(x), begins, axis=1))
 
     def _gather_rows(self, step: StepRecord) -> None:
         self._store(step, self._float(step.inputs[0]))  # all rows want logits here
@@ -266,9 +272,19 @@ def int8_codes(weight: TensorRecord, group_scales: Any = None) -> npt.NDArray[np
         assert isinstance(group_scales, TensorRecord) and group_scales.dtype == "i8"
         magnitudes = np.abs(group_scales.array)
         assert magnitudes.min() >= 1 and magnitudes.max() <= 15
-        codes *= np.repeat(group_scales.array, 128, axis=1)[:, : codes.shape[1]]
+        codes *= spread(group_scales.array, codes.shape[1])
     assert np.abs(codes).max() <= 127
     return codes
+
+
+def spread(group_scales: npt.NDArray[Any], depth: int) -> npt.NDArray[Any]:
+    """`[N, groups]` to `[N, depth]`; how many columns a group has follows from how many there are.
+
+    Of group sizes that make as many groups any will do: then there is one.
+    """
+    num_groups = group_scales.shape[1]
+    size = next(size for size in (128, 64, 32) if -(-depth // size) == num_groups)
+    return np.repeat(group_scales, size, axis=1)[:, :depth]
 
 
 def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:

@@ -23,7 +23,7 @@ from enginery.triton_backend.metrics import KV_CACHE_BLOCKS, REQUESTS, TIMESTAMP
 from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.repository import write_repository
 from enginery.triton_backend.server import ServerOptions, TritonServer
-from enginery.triton_backend.tensors import INPUTS
+from enginery.triton_backend.tensors import INPUTS, OUTPUTS
 
 from .checkpoints import write_tiny_checkpoint
 from .schemes import build_engine
@@ -38,6 +38,7 @@ LASTING = {"input_ids": [7, 8, 9], "max_tokens": MAX_SEQ_LEN - 8, "ignore_eos": 
 
 Response = dict[str, Any]
 _SPECS = {spec.name: spec for spec in INPUTS}
+_LISTS = {spec.name for spec in OUTPUTS if spec.dims == (-1,)}
 _DTYPES: dict[str, tuple[str, Any]] = {
     "STRING": ("BYTES", np.object_),
     "INT32": ("INT32", np.int32),
@@ -103,8 +104,7 @@ class GrpcStream(OpenStream):
         for output in raw.outputs:
             values = result.as_numpy(output.name).tolist()
             text = [v.decode() if isinstance(v, bytes) else v for v in values]
-            is_list = output.name in ("output_ids", "output_log_probs")
-            response[output.name] = text if is_list else text[0]
+            response[output.name] = text if output.name in _LISTS else text[0]
         return response
 
     def until_last(self, num_sequences: int = 1) -> list[Response]:
@@ -150,9 +150,8 @@ def http_stream(server: TritonServer, body: Mapping[str, Any]) -> list[Response]
         lines = connection.getresponse().read().splitlines()
     events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line]
     for event in events:  # Triton server writes an array of one element as that element
-        for name in ("output_ids", "output_log_probs"):
-            if name in event:
-                event[name] = _as_list(event[name])
+        for name in _LISTS & event.keys():
+            event[name] = _as_list(event[name])
     return events
 
 

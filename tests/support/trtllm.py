@@ -69,7 +69,11 @@ class Stream(OpenStream):
         self._model = model
 
     def submit(
-        self, inputs: Mapping[str, Any], outputs: list[str] | None = None, request_id: str = ""
+        self,
+        inputs: Mapping[str, Any],
+        outputs: list[str] | None = None,
+        request_id: str = "",
+        timeout_us: int | None = None,
     ) -> None:
         self._client.async_stream_infer(
             self._model,
@@ -77,6 +81,7 @@ class Stream(OpenStream):
             outputs=outputs and [grpc.InferRequestedOutput(name) for name in outputs],
             request_id=request_id,
             enable_empty_final_response=True,
+            timeout=timeout_us,
             parameters={"Streaming": bool(inputs.get("stream") or inputs.get("streaming"))},
         )
 

@@ -330,6 +330,18 @@ typedef struct enginery_runtime_options {
    * them. INVALID_ARGUMENT when there are fewer CPUs than threads. Worth it on a machine that does
    * nothing else: two runtimes pinned in one mask share its first CPUs. Default 0 */
   int64_t pin_threads;
+  /* 0 (default): off; else a step that takes so long is a stall: the state of the serving loop is
+   * written to a file and on_stall called. The step is neither ended nor waited for. A slow step is
+   * none: allow far more than the longest prefill takes */
+  int64_t watchdog_timeout_ms;
+  /* Folder of these files, enginery-stall-PROCESS-XXXXXX.json: one JSON object, readable by this
+   * user alone, without tokens or texts. NULL: the one for temporary files (TMPDIR or /tmp). Read
+   * during create; INVALID_ARGUMENT when no file can be made there */
+  const char* watchdog_dir;
+  /* Called once for a step that stalls, with `user`, on a thread of its own: it may end the
+   * process, and must not destroy the runtime. `path`: of the file, "" when it could not be
+   * written; `message`: for a person. NULL: the file alone tells */
+  void (*on_stall)(void* user, const char* path, const char* message);
 } enginery_runtime_options;
 /* Fills defaults. `abi_size` is sizeof(enginery_runtime_options) as the caller knows it. */
 ENGINERY_API void enginery_runtime_options_init(enginery_runtime_options* options,
@@ -369,7 +381,8 @@ typedef struct enginery_request {
   uint64_t abi_size;
   const int32_t* prompt_token_ids; /* each in [0, vocab_size) */
   uint64_t num_prompt_tokens;      /* 1 .. max_input_len */
-  /* new tokens, >= 1; prompt + max_tokens <= max_seq_len. Default 32 */
+  /* new tokens; prompt + max_tokens <= max_seq_len. 0: the prompt is computed and nothing drawn.
+   * Default 32 */
   int64_t max_tokens;
   int64_t min_tokens;           /* no stop token is drawn before; 0 .. max_tokens */
   int32_t num_return_sequences; /* 1 .. max_batch_size, each with its own random stream */
@@ -393,7 +406,9 @@ typedef struct enginery_request {
   uint64_t num_bad_token_sequences;
   const enginery_logit_bias* logit_bias;
   uint64_t num_logit_bias;
-  int32_t include_stop;        /* 1: a stop string or stop token stays in the output */
+  /* 1: a stop string or stop token stays in the output; 2: a stop or end token stays among the
+   * token ids, with its log probabilities, and adds no text */
+  int32_t include_stop;
   int32_t show_special_tokens; /* 1: text of special tokens too */
   int32_t priority;            /* larger first; default 0 */
   /* 1 (default): events as tokens come; 0: one event per sequence at its end */
@@ -404,6 +419,14 @@ typedef struct enginery_request {
   int32_t return_context_logits;
   /* 1: logits (before penalties and temperature) each token was drawn from */
   int32_t return_generation_logits;
+  /* what the caller calls it, for the watchdog's file: UTF-8 of at most 256 bytes; none by default
+   */
+  enginery_string_view client_request_id;
+  /* 1: log probabilities of the prompt's tokens from the second on, each given those before it, in
+   * the first event. Disables prefix reuse for it */
+  int32_t return_prompt_logprobs;
+  /* with return_prompt_logprobs: and of so many of the best in place of each; 0 .. 20 */
+  int32_t num_prompt_logprobs;
 } enginery_request;
 ENGINERY_API void enginery_request_init(enginery_request* request, uint64_t abi_size);
 
@@ -462,6 +485,11 @@ typedef struct enginery_event {
   uint64_t first_scheduled_ns;
   uint64_t first_token_ns;
   uint64_t last_token_ns;
+  /* [num_prompt_logprobs][prompt_logprobs_per_token], of prompt tokens 1, 2, ...: the token that is
+   * there, then the best ones; NULL when there are none */
+  const enginery_logprob* prompt_logprobs;
+  uint64_t num_prompt_logprobs;       /* num_prompt_tokens - 1 */
+  uint64_t prompt_logprobs_per_token; /* 0: they are not in this event */
 } enginery_event;
 
 typedef struct enginery_events enginery_events;
@@ -478,6 +506,8 @@ ENGINERY_API void enginery_events_free(enginery_events* events);
 
 /* ---- Statistics ------------------------------------------------------------------------------ */
 
+#define ENGINERY_STEP_TIME_NS 100000u
+#define ENGINERY_NUM_STEP_TIMES 25
 typedef struct enginery_stats {
   uint64_t abi_size; /* set by the caller */
   uint64_t num_iterations;
@@ -497,6 +527,9 @@ typedef struct enginery_stats {
   uint64_t block_bytes;
   uint64_t workspace_bytes;
   uint64_t num_scheduled_tokens; /* packed tokens of all steps */
+  /* Steps by how long they took: entry i counts those of at most ENGINERY_STEP_TIME_NS << i, and
+   * of more than the entry before it; the last one all that took longer */
+  uint64_t step_time_counts[ENGINERY_NUM_STEP_TIMES];
 } enginery_stats;
 ENGINERY_API enginery_status enginery_runtime_stats(enginery_runtime* runtime,
                                                     enginery_stats* stats);

@@ -73,6 +73,12 @@ ModelFacts FactsOf(const Engine& engine) {
   facts.kv_bytes_per_token = engine.kv_bytes_per_token();
   facts.eos_token_ids.assign(config.eos_token_ids.begin(), config.eos_token_ids.end());
   facts.token_bytes = engine.token_bytes();
+  facts.labels = {
+      {"target", engine.target()},           {"sku", engine.sku()},
+      {"variant", engine.variant()},         {"builder_version", engine.builder_version()},
+      {"architecture", config.architecture}, {"dtype", config.dtype},
+      {"qformat", config.qformat},           {"kv_cache_dtype", config.kv_cache_dtype},
+      {"tp_size", StrCat(engine.tp_size())}};
   return facts;
 }
 
@@ -105,6 +111,14 @@ Runtime::OnEvent EventHandler(const enginery_runtime_options& options) {
   if (options.on_event == nullptr) return nullptr;
   return [call = options.on_event, user = options.user](const enginery_event& event) {
     call(user, &event);
+  };
+}
+
+Watchdog::OnStall StallHandler(const enginery_runtime_options& options) {
+  if (options.on_stall == nullptr) return nullptr;
+  return [call = options.on_stall, user = options.user](const std::string& path,
+                                                        const std::string& message) {
+    call(user, path.c_str(), message.c_str());
   };
 }
 
@@ -153,17 +167,20 @@ enginery_status enginery_runtime_create(enginery_engine* engine,
     const enginery_runtime_options given =
         options == nullptr ? DefaultOptions()
                            : ReadAbiStruct(options, DefaultOptions(), "enginery_runtime_options");
-    const RuntimeConfig config = ReadRuntimeOptions(given, FactsOf(*engine->engine));
+    RuntimeConfig config = ReadRuntimeOptions(given, FactsOf(*engine->engine));
     auto handle = std::make_unique<enginery_runtime>();
     handle->engine = engine->engine;
     if (given.executor != nullptr) {
       handle->executor_name = "custom";
-      handle->runtime =
-          std::make_unique<Runtime>(config, CheckedExecutor(*given.executor), EventHandler(given));
+      config.model.labels.emplace_back("executor", handle->executor_name);
+      handle->runtime = std::make_unique<Runtime>(config, CheckedExecutor(*given.executor),
+                                                  EventHandler(given), StallHandler(given));
     } else {
       OwnedExecutor executor(
           BuiltInExecutor(handle->engine, given, &handle->executor_name, &handle->profiler));
-      handle->runtime = std::make_unique<Runtime>(config, executor.table(), EventHandler(given));
+      config.model.labels.emplace_back("executor", handle->executor_name);
+      handle->runtime = std::make_unique<Runtime>(config, executor.table(), EventHandler(given),
+                                                  StallHandler(given));
       executor.Release();
     }
     *runtime = handle.release();

@@ -28,6 +28,7 @@ class JsonWriter {
   // The shortest text that reads back as `value`, always with a point or an exponent, so that a
   // reader can tell it from an integer.
   JsonWriter& Double(double value);
+  JsonWriter& Bool(bool value);
   JsonWriter& Null();
   const std::string& text() const { return text_; }
 

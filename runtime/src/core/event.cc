@@ -15,6 +15,7 @@ void Event::Seal() {
   view.logprobs = logprobs.empty() ? nullptr : logprobs.data();
   view.context_logits = context_logits.empty() ? nullptr : context_logits.data();
   view.generation_logits = generation_logits.empty() ? nullptr : generation_logits.data();
+  view.prompt_logprobs = prompt_logprobs.empty() ? nullptr : prompt_logprobs.data();
   view.stop_string = stop_string.c_str();
 }
 

@@ -25,6 +25,7 @@ struct Event {
   std::vector<enginery_logprob> logprobs;
   std::vector<float> context_logits;
   std::vector<float> generation_logits;
+  std::vector<enginery_logprob> prompt_logprobs;
   std::string error;
   std::string stop_string;
 

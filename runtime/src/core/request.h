@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/event.h"
@@ -36,15 +37,21 @@ struct OutputSequence : Sequence {
 
 struct Request {
   uint64_t id = 0;
+  std::string client_request_id;
   SamplingParams sampling;
   std::vector<int32_t> stop_token_ids;
   StopStrings stop_strings;
   bool ignore_eos = false;
-  bool include_stop = false;
+  bool keeps_stop_token = false;  // among the token ids
+  bool shows_stop = false;        // in the text
   bool show_special_tokens = false;
   bool is_streaming = true;
+  bool is_scored_alone = false;  // nothing is drawn
   bool wants_context_logits = false;
   bool wants_generation_logits = false;
+  bool owes_prompt_logprobs = false;  // they are wanted, and no event has them yet
+  int32_t num_prompt_logprobs = 0;    // best ones beside each token of the prompt
+  int64_t num_prompt_rows = 0;        // prompt positions, from the first, whose logits are wanted
   uint64_t arrival_ns = 0;
   uint64_t deadline_ns = 0;  // 0: none
   uint64_t first_scheduled_ns = 0;
@@ -53,6 +60,8 @@ struct Request {
   std::vector<std::unique_ptr<OutputSequence>> sequences;
   size_t num_unfinished = 0;
   std::vector<float> context_logits;  // [positions so far][vocab_size], until the first event
+  // [positions so far][1 + num_prompt_logprobs], until the first event
+  std::vector<enginery_logprob> prompt_logprobs;
 };
 
 }  // namespace enginery

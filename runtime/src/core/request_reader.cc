@@ -19,6 +19,7 @@ constexpr uint64_t kMaxStopStrings = 256;
 constexpr uint64_t kMaxStopStringBytes = 4096;
 constexpr uint64_t kMaxBadSequences = 4096;
 constexpr int32_t kMaxLogprobs = 20;
+constexpr uint64_t kMaxClientIdBytes = 256;
 
 template <class Value>
 [[noreturn]] void Refuse(std::string_view field, const Value& value, std::string_view accepted,
@@ -78,7 +79,7 @@ void CheckLengths(const enginery_request& r, const RuntimeConfig& config) {
            "larger max_seq_len");
   }
   CheckInt(
-      "max_tokens", r.max_tokens, 1, model.max_seq_len - num_prompt_tokens,
+      "max_tokens", r.max_tokens, 0, model.max_seq_len - num_prompt_tokens,
       StrCat("the prompt's ", num_prompt_tokens, " tokens and max_tokens must fit max_seq_len ",
              model.max_seq_len, "; ask for fewer or build the engine with a larger max_seq_len"));
   CheckInt("min_tokens", r.min_tokens, 0, r.max_tokens, "it may not exceed max_tokens");
@@ -150,25 +151,44 @@ void CheckBansAndBias(const enginery_request& r, int64_t vocab_size) {
   }
 }
 
-void CheckOutput(const enginery_request& r, const RuntimeConfig& config) {
-  CheckFlag("ignore_eos", r.ignore_eos);
-  CheckFlag("include_stop", r.include_stop);
-  CheckFlag("show_special_tokens", r.show_special_tokens);
-  CheckFlag("streaming", r.streaming);
-  CheckFlag("return_context_logits", r.return_context_logits);
-  CheckFlag("return_generation_logits", r.return_generation_logits);
-  CheckInt("timeout_ms", r.timeout_ms, 0, INT64_MAX, "0 for none");
-  if (r.return_context_logits == 0) return;
+void CheckPromptRows(std::string_view field, const enginery_request& r,
+                     const RuntimeConfig& config) {
   // In a step that computes it whole every other sequence may want a row too.
   const int64_t max_whole = config.max_logit_rows == config.model.max_num_tokens
                                 ? config.model.max_num_tokens
                                 : config.max_logit_rows - config.max_slots() + 1;
   if (!config.enable_chunked_context && r.num_prompt_tokens > static_cast<uint64_t>(max_whole)) {
     Refuse(
-        "return_context_logits", 1,
+        field, 1,
         StrCat("0 for a prompt of more than ", max_whole, " tokens with enable_chunked_context 0"),
         "set enable_chunked_context to 1 or shorten the prompt");
   }
+}
+
+void CheckPromptLogprobs(const enginery_request& r, const RuntimeConfig& config) {
+  CheckFlag("return_prompt_logprobs", r.return_prompt_logprobs);
+  if (r.return_prompt_logprobs == 0) {
+    CheckInt("num_prompt_logprobs", r.num_prompt_logprobs, 0, 0,
+             "set return_prompt_logprobs to 1 to have them");
+    return;
+  }
+  CheckInt("num_prompt_logprobs", r.num_prompt_logprobs, 0,
+           std::min<int64_t>(kMaxLogprobs, config.model.vocab_size),
+           "0 for the prompt's tokens alone");
+  CheckPromptRows("return_prompt_logprobs", r, config);
+}
+
+void CheckOutput(const enginery_request& r, const RuntimeConfig& config) {
+  CheckFlag("ignore_eos", r.ignore_eos);
+  CheckInt("include_stop", r.include_stop, 0, 2, "0 for none");
+  CheckFlag("show_special_tokens", r.show_special_tokens);
+  CheckFlag("streaming", r.streaming);
+  CheckFlag("return_context_logits", r.return_context_logits);
+  CheckFlag("return_generation_logits", r.return_generation_logits);
+  CheckInt("timeout_ms", r.timeout_ms, 0, INT64_MAX, "0 for none");
+  CheckPromptLogprobs(r, config);
+  if (r.return_context_logits == 0) return;
+  CheckPromptRows("return_context_logits", r, config);
   const uint64_t bytes =
       r.num_prompt_tokens * sizeof(float) * static_cast<uint64_t>(config.model.vocab_size);
   if (bytes > AvailableMemoryBytes() / 2) {
@@ -204,6 +224,17 @@ SamplingParams ReadSampling(const enginery_request& r, const ModelFacts& model) 
   return sampling;
 }
 
+std::string ReadClientId(const enginery_string_view& id) {
+  constexpr std::string_view kField = "client_request_id";
+  const uint64_t num_bytes = id.data == nullptr ? 0 : id.bytes;
+  if (num_bytes > kMaxClientIdBytes) {
+    Refuse(StrCat(kField, ".bytes"), num_bytes, StrCat("0..", kMaxClientIdBytes), "shorten it");
+  }
+  const std::string_view text(id.data, num_bytes);
+  if (!IsUtf8(text)) Refuse(kField, "not UTF-8", "UTF-8", "encode it as UTF-8");
+  return std::string(text);
+}
+
 }  // namespace
 
 std::unique_ptr<Request> ReadRequest(const enginery_request& r, const RuntimeConfig& config) {
@@ -214,6 +245,7 @@ std::unique_ptr<Request> ReadRequest(const enginery_request& r, const RuntimeCon
   CheckOutput(r, config);
 
   auto request = std::make_unique<Request>();
+  request->client_request_id = ReadClientId(r.client_request_id);
   request->sampling = ReadSampling(r, config.model);
   request->stop_token_ids.assign(r.stop_token_ids, r.stop_token_ids + r.num_stop_token_ids);
   std::vector<std::string> strings;
@@ -222,11 +254,20 @@ std::unique_ptr<Request> ReadRequest(const enginery_request& r, const RuntimeCon
   }
   request->stop_strings = StopStrings(std::move(strings));
   request->ignore_eos = r.ignore_eos != 0;
-  request->include_stop = r.include_stop != 0;
+  request->keeps_stop_token = r.include_stop != 0;
+  request->shows_stop = r.include_stop == 1;
   request->show_special_tokens = r.show_special_tokens != 0;
   request->is_streaming = r.streaming != 0;
   request->wants_context_logits = r.return_context_logits != 0;
   request->wants_generation_logits = r.return_generation_logits != 0;
+  request->is_scored_alone = r.max_tokens == 0;
+  const auto num_prompt_tokens = static_cast<int64_t>(r.num_prompt_tokens);
+  if (r.return_prompt_logprobs != 0) {
+    request->owes_prompt_logprobs = true;
+    request->num_prompt_logprobs = r.num_prompt_logprobs;
+    request->num_prompt_rows = num_prompt_tokens - 1;  // those of the last are of no prompt token
+  }
+  if (request->wants_context_logits) request->num_prompt_rows = num_prompt_tokens;
   request->num_unfinished = static_cast<size_t>(r.num_return_sequences);
   if (request->wants_context_logits) {
     request->context_logits.reserve(r.num_prompt_tokens *
@@ -234,12 +275,13 @@ std::unique_ptr<Request> ReadRequest(const enginery_request& r, const RuntimeCon
   }
   for (int32_t i = 0; i < r.num_return_sequences; ++i) {
     auto sequence = std::make_unique<OutputSequence>(request.get(), &request->stop_strings,
-                                                     request->include_stop);
-    sequence->num_prompt_tokens = static_cast<int64_t>(r.num_prompt_tokens);
-    sequence->max_tokens = r.max_tokens;
+                                                     request->shows_stop);
+    sequence->num_prompt_tokens = num_prompt_tokens;
+    // What is only computed takes as many blocks as with one token: its last one's are none.
+    sequence->max_tokens = std::max<int64_t>(1, r.max_tokens);
     sequence->priority = r.priority;
     sequence->index = i;
-    sequence->wants_context_logits = request->wants_context_logits;
+    sequence->wants_context_logits = request->num_prompt_rows > 0;
     enginery_sample_record& record = sequence->sampling;
     record.temperature = r.temperature;
     record.top_p = r.top_p;

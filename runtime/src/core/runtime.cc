@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/runtime.h"
 
+#include <pthread.h>
+
 #include <exception>
 #include <limits>
 #include <new>
@@ -8,7 +10,9 @@
 
 #include "base/error.h"
 #include "base/str_cat.h"
+#include "base/try_lock.h"
 #include "core/request_reader.h"
+#include "core/state_json.h"
 
 namespace enginery {
 namespace {
@@ -45,7 +49,8 @@ enginery_executor_info InitExecutor(const RuntimeConfig& config,
 
 }  // namespace
 
-Runtime::Runtime(const RuntimeConfig& config, const enginery_executor& executor, OnEvent on_event)
+Runtime::Runtime(const RuntimeConfig& config, const enginery_executor& executor, OnEvent on_event,
+                 Watchdog::OnStall on_stall)
     : config_(config),
       executor_(executor),
       on_event_(std::move(on_event)),
@@ -53,6 +58,11 @@ Runtime::Runtime(const RuntimeConfig& config, const enginery_executor& executor,
   const enginery_executor_info info = InitExecutor(config_, executor_);
   loop_ = std::make_unique<StepLoop>(config_, executor_, info);
   stats_ = loop_->Stats();
+  if (config_.watchdog_timeout_ms > 0) {
+    watchdog_ = std::make_unique<Watchdog>(
+        WatchdogOptions{config_.watchdog_timeout_ms, config_.watchdog_dir},
+        [this](JsonWriter* json) { Describe(json); }, std::move(on_stall));
+  }
   step_thread_ = std::thread([this] { RunSteps(); });
   if (!on_event_) return;
   try {
@@ -164,6 +174,8 @@ std::string Runtime::IterationsJson() const {
 }
 
 void Runtime::RunSteps() {
+  // For top, gdb and whoever looks for it in /proc. It fails for longer names alone.
+  pthread_setname_np(pthread_self(), "enginery-step");
   for (;;) {
     try {
       if (!TakeInbox()) return;
@@ -175,6 +187,7 @@ void Runtime::RunSteps() {
 }
 
 bool Runtime::TakeInbox() {
+  if (watchdog_ != nullptr) watchdog_->EndStep();
   bool cancel_all = false;
   {
     std::unique_lock lock(mutex_);
@@ -183,6 +196,7 @@ bool Runtime::TakeInbox() {
              is_stopping_;
     });
     if (is_stopping_ && live_.empty()) return false;
+    if (watchdog_ != nullptr) watchdog_->BeginStep();
     taken_.swap(inbox_);
     taken_cancelled_.swap(cancelled_);
     cancel_all = std::exchange(cancel_all_, false);
@@ -233,6 +247,27 @@ void Runtime::Publish(bool has_stepped) {
     is_settled_ = live_.empty();
   }
   settled_.notify_all();
+}
+
+void Runtime::Describe(JsonWriter* json) const {
+  json->Key("engine").BeginObject();
+  for (const auto& [name, value] : config_.model.labels) json->Key(name).String(value);
+  json->EndObject();
+  DescribeConfig(config_, json);
+  {
+    const std::unique_lock lock = TryLockFor(mutex_, kLockPatience);
+    if (lock.owns_lock()) {
+      DescribeStats(stats_, json);
+      json->Key("inbox").BeginArray();
+      for (const std::unique_ptr<Request>& request : inbox_) {
+        DescribeWaiting(*request->sequences.front(), json);
+      }
+      json->EndArray();
+    } else {
+      json->Key("statistics").Null().Key("inbox").Null();
+    }
+  }
+  loop_->Describe(json);
 }
 
 void Runtime::RunDelivery() {

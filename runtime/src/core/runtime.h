@@ -5,11 +5,14 @@
 //   callers --Submit, Cancel--> inbox --> step thread (StepLoop) --> EventQueue --> Poll, or the
 //                                                                   delivery thread's on_event
 //
+//   watchdog --on_stall--> whoever ends the process, when a step does not come to its end
+//
 // The step thread owns the requests, waits for nobody while it has any, and sleeps when it has
 // none.
 #ifndef ENGINERY_SRC_CORE_RUNTIME_H_
 #define ENGINERY_SRC_CORE_RUNTIME_H_
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -26,6 +29,7 @@
 #include "core/runtime_config.h"
 #include "core/statistics.h"
 #include "core/step_loop.h"
+#include "core/watchdog.h"
 #include "enginery/enginery.h"
 
 namespace enginery {
@@ -36,7 +40,8 @@ class Runtime {
 
   // Initialises `executor` and starts the threads. `on_event` empty: events wait for Poll. Calls
   // executor.destroy (which may be NULL) when it is destroyed, not when the constructor throws.
-  Runtime(const RuntimeConfig& config, const enginery_executor& executor, OnEvent on_event);
+  Runtime(const RuntimeConfig& config, const enginery_executor& executor, OnEvent on_event,
+          Watchdog::OnStall on_stall = nullptr);
   // Cancels what runs. Events not yet delivered go to on_event first, or are dropped.
   ~Runtime();
   Runtime(const Runtime&) = delete;
@@ -58,6 +63,8 @@ class Runtime {
   bool TakeInbox();
   void RunOneStep();
   void Publish(bool has_stepped);
+  // For the watchdog, on its thread.
+  void Describe(JsonWriter* json) const;
 
   const RuntimeConfig config_;
   const enginery_executor executor_;
@@ -83,6 +90,7 @@ class Runtime {
   std::vector<std::unique_ptr<Request>> taken_;
   std::vector<uint64_t> taken_cancelled_;
 
+  std::unique_ptr<Watchdog> watchdog_;  // null: off
   std::thread step_thread_;
   std::thread delivery_thread_;
 };

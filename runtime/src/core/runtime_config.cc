@@ -5,12 +5,14 @@
 
 #include "base/error.h"
 #include "base/str_cat.h"
+#include "core/watchdog.h"
 
 namespace enginery {
 namespace {
 
 // Rows beyond one per sequence that a step may want for return_context_logits.
 constexpr int64_t kExtraLogitRows = 64;
+constexpr int64_t kMaxTimeoutMs = INT64_MAX / 1'000'000;  // it fits into 64 bits of nanoseconds
 
 void CheckRange(const char* field, int64_t value, int64_t low, int64_t high, const char* fix) {
   if (value >= low && value <= high) return;
@@ -68,6 +70,8 @@ RuntimeConfig ReadRuntimeOptions(const enginery_runtime_options& options, const 
   }
   CheckRange("iteration_stats_capacity", options.iteration_stats_capacity, 0, 10'000'000,
              "the default is 1000");
+  CheckRange("watchdog_timeout_ms", options.watchdog_timeout_ms, 0, kMaxTimeoutMs,
+             "0 turns it off");
   CheckRange("kv_cache_bytes", options.kv_cache_bytes, 0, INT64_MAX, "0 chooses a size");
   config.max_queue_size = options.max_queue_size;
   config.policy = options.policy;
@@ -77,6 +81,11 @@ RuntimeConfig ReadRuntimeOptions(const enginery_runtime_options& options, const 
   config.max_logit_rows =
       std::min(config.max_slots() + kExtraLogitRows, config.model.max_num_tokens);
   config.iteration_stats_capacity = options.iteration_stats_capacity;
+  config.watchdog_timeout_ms = options.watchdog_timeout_ms;
+  if (config.watchdog_timeout_ms > 0) {
+    config.watchdog_dir =
+        CheckedWatchdogDirectory(options.watchdog_dir == nullptr ? "" : options.watchdog_dir);
+  }
   config.kv_cache_bytes = options.kv_cache_bytes > 0 ? static_cast<uint64_t>(options.kv_cache_bytes)
                                                      : DefaultKvCacheBytes(config.model);
   return config;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -22,6 +24,8 @@ struct ModelFacts {
   uint64_t kv_bytes_per_token = 0;
   std::vector<int32_t> eos_token_ids;
   TokenBytes token_bytes;  // must outlive the runtime
+  // What the engine is and what runs it, for the watchdog's file: names and their values.
+  std::vector<std::pair<std::string, std::string>> labels;
 };
 
 // enginery_runtime_options, checked, with every default filled in.
@@ -32,6 +36,8 @@ struct RuntimeConfig {
   int64_t max_chunk_tokens = 0;
   int64_t max_logit_rows = 0;
   int64_t iteration_stats_capacity = 0;
+  int64_t watchdog_timeout_ms = 0;  // 0: no watchdog
+  std::string watchdog_dir;         // "" without one
   int32_t policy = ENGINERY_POLICY_GUARANTEED_NO_EVICT;
   bool enable_chunked_context = true;
   bool enable_block_reuse = true;

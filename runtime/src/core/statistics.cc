@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/statistics.h"
 
+#include <algorithm>
+#include <bit>
 #include <chrono>
 
 #include "base/json_writer.h"
@@ -11,6 +13,12 @@ uint64_t MonotonicNs() {
   // steady_clock is CLOCK_MONOTONIC on Linux.
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
+}
+
+size_t StepTimeIndex(uint64_t duration_ns) {
+  if (duration_ns == 0) return 0;
+  const auto index = static_cast<size_t>(std::bit_width((duration_ns - 1) / ENGINERY_STEP_TIME_NS));
+  return std::min<size_t>(index, ENGINERY_NUM_STEP_TIMES - 1);
 }
 
 void IterationRing::Add(const IterationStats& stats) {

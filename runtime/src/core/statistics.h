@@ -2,6 +2,7 @@
 #ifndef ENGINERY_SRC_CORE_STATISTICS_H_
 #define ENGINERY_SRC_CORE_STATISTICS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,9 @@
 namespace enginery {
 
 uint64_t MonotonicNs();
+
+// The entry of enginery_stats.step_time_counts that counts a step.
+size_t StepTimeIndex(uint64_t duration_ns);
 
 struct IterationStats {
   uint64_t iteration = 0;

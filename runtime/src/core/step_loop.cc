@@ -49,6 +49,7 @@ void StepLoop::CheckFits(const Request& request) const {
 }
 
 void StepLoop::Add(std::unique_ptr<Request> request) {
+  const std::lock_guard lock(mutex_);
   Request* r = request.get();
   for (const auto& sequence : r->sequences) {
     sequence->ticket = r->id;
@@ -61,6 +62,7 @@ void StepLoop::Add(std::unique_ptr<Request> request) {
 }
 
 void StepLoop::Cancel(uint64_t request_id) {
+  const std::lock_guard lock(mutex_);
   const auto place = requests_.find(request_id);
   if (place == requests_.end()) return;
   EndRequest(place->second.get(), ENGINERY_FINISH_CANCELLED);
@@ -68,6 +70,7 @@ void StepLoop::Cancel(uint64_t request_id) {
 }
 
 void StepLoop::CancelAll() {
+  const std::lock_guard lock(mutex_);
   for (const auto& [id, request] : requests_) {
     EndRequest(request.get(), ENGINERY_FINISH_CANCELLED);
   }
@@ -75,6 +78,7 @@ void StepLoop::CancelAll() {
 }
 
 void StepLoop::FailAll(enginery_status status, const std::string& message) {
+  const std::lock_guard lock(mutex_);
   blocks_.ClearCopies();
   for (const auto& [id, request] : requests_) {
     EndRequest(request.get(), ENGINERY_FINISH_ERROR, status, message);
@@ -83,6 +87,7 @@ void StepLoop::FailAll(enginery_status status, const std::string& message) {
 }
 
 bool StepLoop::Step() {
+  std::unique_lock lock(mutex_);
   const uint64_t start_ns = MonotonicNs();
   EndExpired(start_ns);
   const ScheduledStep& step = scheduler_.Schedule();
@@ -90,10 +95,14 @@ bool StepLoop::Step() {
   NoteAdmitted(step, start_ns);
   const enginery_batch* batch = builder_.Build(stats_.num_iterations, step, blocks_);
 
+  is_executing_ = true;
+  lock.unlock();
   const uint64_t executor_start_ns = MonotonicNs();
   enginery_step_output output = {};
   const enginery_status status = Execute(batch, &output);
   const uint64_t executor_ns = MonotonicNs() - executor_start_ns;
+  lock.lock();
+  is_executing_ = false;
   blocks_.ClearCopies();
   if (status == ENGINERY_OK) {
     scheduler_.Complete(step);
@@ -153,6 +162,7 @@ void StepLoop::NoteIteration(const ScheduledStep& step, uint64_t start_ns, uint6
   stats_.num_preemptions += step.preempted.size();
   stats_.num_scheduled_tokens += static_cast<uint64_t>(step.num_tokens);
   stats_.step_ns += iteration_.duration_ns;
+  ++stats_.step_time_counts[StepTimeIndex(iteration_.duration_ns)];
   stats_.scheduler_ns += iteration_.duration_ns - executor_ns;
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One step at a time: schedule, execute, sample, tell. Everything here runs on the step thread; the
-// threads around it are runtime.h's affair.
+// One step at a time: schedule, execute, sample, tell. Everything here runs on the step thread, but
+// for CheckFits and Describe; the threads around it are runtime.h's affair.
 #ifndef ENGINERY_SRC_CORE_STEP_LOOP_H_
 #define ENGINERY_SRC_CORE_STEP_LOOP_H_
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <queue>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/json_writer.h"
 #include "cache/block_manager.h"
 #include "core/event.h"
 #include "core/request.h"
@@ -54,6 +56,10 @@ class StepLoop {
   enginery_stats Stats() const;
   const IterationStats& last_iteration() const { return iteration_; }
 
+  // Writes batch, queue and blocks as members of the open object, from any thread: null while the
+  // step thread is elsewhere than in the executor and changes them.
+  void Describe(JsonWriter* json) const;
+
  private:
   using Deadline = std::pair<uint64_t, uint64_t>;  // time in ns, request id
 
@@ -62,7 +68,9 @@ class StepLoop {
   enginery_status Execute(const enginery_batch* batch, enginery_step_output* output);
   void NoteIteration(const ScheduledStep& step, uint64_t start_ns, uint64_t executor_ns);
   void HandleOutput(const ScheduledStep& step, const enginery_step_output& output);
-  void KeepContextLogits(const ScheduledSequence& scheduled, const float* rows);
+  // `rows`: of the sequence's logits that the step was asked for.
+  void KeepPromptRows(const ScheduledSequence& scheduled, const float* rows);
+  void KeepPromptLogprobs(Request* request, int64_t position, const float* logits);
   // Draws the next token of `sequence` and of those that are still to be forked off it.
   void DrawTokens(OutputSequence* sequence, const float* logits, const int32_t* executor_tokens);
   bool DrawToken(const OutputSequence& sequence, OutputSequence* target, const float* logits,
@@ -84,6 +92,9 @@ class StepLoop {
   const RuntimeConfig config_;
   const enginery_executor executor_;
   const enginery_executor_info info_;
+  // The step thread holds it while it changes what follows, and not while the executor works.
+  mutable std::mutex mutex_;
+  bool is_executing_ = false;
   BlockManager blocks_;
   Scheduler scheduler_;
   BatchBuilder builder_;

@@ -2,6 +2,7 @@
 //
 // The second half of a step: from the executor's logits to tokens, text and events.
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 
 #include "base/str_cat.h"
@@ -29,31 +30,55 @@ void StepLoop::HandleOutput(const ScheduledStep& step, const enginery_step_outpu
     num_rows += count;
     if (scheduled.draws_token) num_samples += static_cast<size_t>(sequence->num_slots);
     if (sequence->is_finished) continue;  // its request failed earlier in this step
-    KeepContextLogits(scheduled, rows);
+    KeepPromptRows(scheduled, rows);
     if (!scheduled.draws_token || sequence->is_finished) continue;
+    if (sequence->request->is_scored_alone) {
+      EndRequest(sequence->request, ENGINERY_FINISH_LENGTH);
+      continue;
+    }
     DrawTokens(sequence, rows == nullptr ? nullptr : rows + (count - 1) * vocab_size, tokens);
   }
 }
 
-void StepLoop::KeepContextLogits(const ScheduledSequence& scheduled, const float* rows) {
-  auto* sequence = static_cast<OutputSequence*>(scheduled.sequence);
-  if (!sequence->wants_context_logits) return;
+void StepLoop::KeepPromptRows(const ScheduledSequence& scheduled, const float* rows) {
+  const auto* sequence = static_cast<OutputSequence*>(scheduled.sequence);
+  Request* request = sequence->request;
   // The rows are those of the last positions that are computed now; what a preempted sequence
   // computes again was kept the first time.
-  const auto vocab_size = static_cast<size_t>(config_.model.vocab_size);
-  std::vector<float>& kept = sequence->request->context_logits;
-  const auto end =
-      static_cast<size_t>(std::min(sequence->num_computed_tokens, sequence->num_prompt_tokens));
-  const size_t num_kept = kept.size() / vocab_size;
-  if (sequence->num_output_tokens() > 0 || num_kept >= end) return;
+  const int64_t begin = sequence->num_computed_tokens - scheduled.num_logit_rows;
+  const int64_t end = std::min(sequence->num_computed_tokens, request->num_prompt_rows);
+  if (begin >= end) return;
   if (rows == nullptr) {
-    EndRequest(sequence->request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
-               StrCat("the executor gave no logits; return_context_logits needs those of the "
-                      "prompt's positions ",
-                      num_kept, "..", end - 1));
+    EndRequest(request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
+               StrCat("the executor gave no logits; return_context_logits or "
+                      "return_prompt_logprobs needs those of the prompt's positions ",
+                      begin, "..", end - 1));
     return;
   }
-  kept.insert(kept.end(), rows, rows + (end - num_kept) * vocab_size);
+  const int64_t vocab_size = config_.model.vocab_size;
+  if (request->wants_context_logits) {
+    std::vector<float>& kept = request->context_logits;
+    kept.insert(kept.end(), rows, rows + (end - begin) * vocab_size);
+  }
+  const int64_t last = sequence->num_prompt_tokens - 1;
+  for (int64_t i = begin; request->owes_prompt_logprobs && i < std::min(end, last); ++i) {
+    if (sequence->is_finished) return;
+    KeepPromptLogprobs(request, i + 1, rows + (i - begin) * vocab_size);
+  }
+}
+
+void StepLoop::KeepPromptLogprobs(Request* request, int64_t position, const float* logits) {
+  std::vector<enginery_logprob>& kept = request->prompt_logprobs;
+  const size_t num_kept = kept.size();
+  kept.resize(num_kept + 1 + static_cast<size_t>(request->num_prompt_logprobs));
+  const int32_t token_id = request->sequences.front()->token_ids[static_cast<size_t>(position)];
+  ComputeLogprobs({logits, static_cast<size_t>(config_.model.vocab_size)}, token_id,
+                  request->num_prompt_logprobs, &kept[num_kept]);
+  if (!std::isnan(kept[num_kept].logprob)) return;
+  kept.resize(num_kept);
+  EndRequest(request, ENGINERY_FINISH_ERROR, ENGINERY_EXECUTOR_FAILED,
+             StrCat("no log probability at prompt position ", position,
+                    ": a logit is NaN or +infinity, or all are -infinity"));
 }
 
 void StepLoop::DrawTokens(OutputSequence* sequence, const float* logits,
@@ -122,7 +147,7 @@ void StepLoop::AcceptToken(OutputSequence* sequence, int32_t token_id, const flo
   const bool is_end = !request.ignore_eos && Contains(config_.model.eos_token_ids, token_id);
   const bool is_stop = is_end || Contains(request.stop_token_ids, token_id);
   int32_t match = StopMatcher::kNone;
-  if (!is_stop || request.include_stop) {
+  if (!is_stop || request.keeps_stop_token) {
     ++sequence->num_visible_tokens;
     ++stats_.num_output_tokens;
     event.token_ids.push_back(token_id);
@@ -137,7 +162,8 @@ void StepLoop::AcceptToken(OutputSequence* sequence, int32_t token_id, const flo
       event.generation_logits.insert(event.generation_logits.end(), logits, logits + vocab_size);
     }
     const TokenBytes& tokens = config_.model.token_bytes;
-    if (request.show_special_tokens || !tokens.is_special(token_id)) {
+    const bool has_text = request.show_special_tokens || !tokens.is_special(token_id);
+    if (has_text && (!is_stop || request.shows_stop)) {
       match = sequence->text.Append(tokens.bytes(token_id), &event.text);
     }
   }
@@ -204,6 +230,15 @@ void StepLoop::Emit(OutputSequence* sequence) {
     view.num_context_logits = num_context_logits;
     event.context_logits = std::move(request->context_logits);
     request->context_logits.clear();
+  }
+  const uint64_t logprobs_per_token = static_cast<uint64_t>(request->num_prompt_logprobs) + 1;
+  const uint64_t num_logprobs = view.num_prompt_tokens - 1;
+  if (request->owes_prompt_logprobs &&
+      request->prompt_logprobs.size() == num_logprobs * logprobs_per_token) {
+    view.num_prompt_logprobs = num_logprobs;
+    view.prompt_logprobs_per_token = logprobs_per_token;
+    event.prompt_logprobs = std::move(request->prompt_logprobs);
+    request->owes_prompt_logprobs = false;
   }
   events_.push_back(std::move(sequence->event));
 }

@@ -54,9 +54,9 @@ ModelConfig ReadModelConfig(const Attributes& attributes) {
   ModelConfig config;
   config.architecture = GetString(attributes, "architecture", kOwner);
   config.dtype = GetOneOf(attributes, "dtype", {"float32", "bfloat16", "float16"});
-  config.qformat = GetOneOf(
-      attributes, "qformat",
-      {"none", "int8_wo", "int8_dynamic", "w4a8_dynamic", "int8_sq", "int4_wo", "int4_awq", "fp8"});
+  config.qformat = GetOneOf(attributes, "qformat",
+                            {"none", "int8_wo", "int8_dynamic", "w4a8_dynamic", "int8_sq",
+                             "int4_wo", "int4_awq", "w4a8_awq", "fp8"});
   config.kv_cache_dtype =
       GetOneOf(attributes, "kv_cache_dtype", {"float32", "bfloat16", "float16", "fp8", "int8"});
   config.vocab_size = get_int("vocab_size", 1, kMaxColumns);

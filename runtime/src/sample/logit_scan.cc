@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -84,9 +85,29 @@ LogitMax FindMax(std::span<const float> logits) {
   return max;
 }
 
+namespace {
+
+ExpWeights FastestExpWeights() {
+  static const ExpWeights fastest = ExpWeightsVariants().front();
+  return fastest;
+}
+
+}  // namespace
+
+double LogSumExp(std::span<const float> logits, float max) {
+  const ExpWeights exp_weights = FastestExpWeights();
+  float weights[kWeightChunk];
+  double total = 0.0;
+  for (size_t begin = 0; begin < logits.size(); begin += kWeightChunk) {
+    const size_t count = std::min(kWeightChunk, logits.size() - begin);
+    total += exp_weights(&logits[begin], count, max, 1.0f, weights);
+  }
+  return static_cast<double>(max) + std::log(total);
+}
+
 double ComputeWeights(std::span<const float> logits, float max, float temperature, float* weights,
                       double* chunk_sums) {
-  static const ExpWeights exp_weights = ExpWeightsVariants().front();
+  const ExpWeights exp_weights = FastestExpWeights();
   double total = 0.0;
   for (size_t begin = 0; begin < logits.size(); begin += kWeightChunk) {
     const size_t count = std::min(kWeightChunk, logits.size() - begin);

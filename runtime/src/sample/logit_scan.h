@@ -27,6 +27,10 @@ float ExpNonPositive(float x);
 
 inline constexpr size_t kWeightChunk = 256;
 
+// log(exp(logits[0]) + exp(logits[1]) + ...), of which `max` is the largest. NaN where a logit is
+// NaN or +infinity, or all are -infinity.
+double LogSumExp(std::span<const float> logits, float max);
+
 // weights[i] = exp((logits[i] - max) / temperature), and their sums per chunk of kWeightChunk in
 // chunk_sums. Returns the sum of all. `max` must be finite, temperature > 0.
 double ComputeWeights(std::span<const float> logits, float max, float temperature, float* weights,

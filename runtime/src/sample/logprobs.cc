@@ -1,31 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstddef>
 
 #include "sample/logit_scan.h"
 #include "sample/sampler.h"
 
 namespace enginery {
-namespace {
-
-double LogSumExp(std::span<const float> logits, double max) {
-  constexpr size_t kLanes = 8;  // token i is summed in lane i % 8, the lanes in order at the end
-  std::array<double, kLanes> sums = {};
-  for (size_t i = 0; i < logits.size(); ++i) {
-    sums[i % kLanes] += std::exp(static_cast<double>(logits[i]) - max);
-  }
-  double sum = 0.0;
-  for (const double lane : sums) sum += lane;
-  return max + std::log(sum);
-}
-
-}  // namespace
 
 void ComputeLogprobs(std::span<const float> logits, int32_t token_id, int32_t num_best,
                      enginery_logprob* out) {
-  const double log_sum = LogSumExp(logits, static_cast<double>(FindMax(logits).value));
+  const double log_sum = LogSumExp(logits, FindMax(logits).value);
   const auto logprob = [&](int32_t id) {
     return static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - log_sum);
   };

@@ -76,7 +76,7 @@ class Sampler {
 };
 
 // Log probabilities of one row before penalties and temperature: out[0] of `token_id`, then of the
-// `num_best` likeliest tokens. Summed in float64 in a fixed order.
+// `num_best` likeliest tokens; all NaN where LogSumExp is.
 void ComputeLogprobs(std::span<const float> logits, int32_t token_id, int32_t num_best,
                      enginery_logprob* out);
 

@@ -90,6 +90,8 @@ class Scheduler {
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   const std::vector<Sequence*>& running() const { return running_; }
+  const std::set<Sequence*, ComesBefore>& waiting() const { return waiting_; }
+  const ScheduledStep& step() const { return step_; }  // the last one scheduled
 
  private:
   void ScheduleDecodes();

@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <future>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <thread>
@@ -14,6 +17,8 @@
 #include "check.h"
 #include "enginery/enginery.h"
 #include "support/fake_executor.h"
+#include "support/gate.h"
+#include "support/temp_dir.h"
 
 namespace enginery::test {
 namespace {
@@ -331,7 +336,7 @@ TEST(bad_requests_are_refused_and_the_loop_goes_on) {
   CHECK_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_INVALID_ARGUMENT);
   request = MakeRequest(510);  // 3 + 510 > 512
   CHECK_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_INVALID_ARGUMENT);
-  CHECK(LastErrorHas("max_tokens is 510; accepted: 1..509"));
+  CHECK(LastErrorHas("max_tokens is 510; accepted: 0..509"));
   CHECK_EQ(enginery_runtime_submit(runtime, nullptr, &id), ENGINERY_INVALID_ARGUMENT);
   CHECK_EQ(enginery_runtime_submit(nullptr, &request, &id), ENGINERY_INVALID_ARGUMENT);
   CHECK_EQ(id, 0);
@@ -418,6 +423,48 @@ TEST(profiles_that_cannot_be_had) {
   CHECK(LastErrorHas("built-in"));
   CHECK(profile == nullptr);
   other.Destroy();
+}
+
+TEST(a_stall_is_told_to_whoever_asked_for_it) {
+  const TempDir directory;
+  FakeExecutor executor(kVocabSize, 20);
+  Gate gate;
+  gate.AttachTo(&executor);
+  const enginery_executor table = executor.table();
+  std::promise<std::string> path;
+  TinyRuntime tiny;
+  tiny.options.executor = &table;
+  tiny.options.watchdog_timeout_ms = 10;
+  const std::string folder = directory.path();
+  tiny.options.watchdog_dir = folder.c_str();
+  tiny.options.user = &path;
+  tiny.options.on_stall = [](void* user, const char* file, const char* message) {
+    CHECK(std::string(message).find(file) != std::string::npos);
+    static_cast<std::promise<std::string>*>(user)->set_value(file);
+  };
+  enginery_runtime* runtime = tiny.Start();
+  enginery_request request = MakeRequest(1);
+  const std::string name = "chat-7";
+  request.client_request_id = {name.data(), name.size()};
+  uint64_t id = 0;
+  REQUIRE_EQ(enginery_runtime_submit(runtime, &request, &id), ENGINERY_OK);
+  std::ifstream file(path.get_future().get());
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  CHECK(text.find("\"client_request_id\":\"chat-7\"") != std::string::npos);
+  CHECK(text.find("\"architecture\":\"Qwen2ForCausalLM\"") != std::string::npos);
+  CHECK(text.find("\"executor\":\"custom\"") != std::string::npos);
+  gate.Open();
+  CHECK_EQ(Drain(runtime).token_ids.size(), 1);
+  tiny.Destroy();
+
+  tiny.options.watchdog_dir = "/nowhere";
+  CHECK_EQ(enginery_runtime_create(tiny.engine(), &tiny.options, &runtime),
+           ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("watchdog_dir is /nowhere"));
+  tiny.options.watchdog_timeout_ms = -1;
+  CHECK_EQ(enginery_runtime_create(tiny.engine(), &tiny.options, &runtime),
+           ENGINERY_INVALID_ARGUMENT);
+  CHECK(LastErrorHas("watchdog_timeout_ms is -1"));
 }
 
 TEST(limits_of_the_machine) {

@@ -53,7 +53,7 @@ std::vector<TestRequest> RandomRequests(std::mt19937_64* random, size_t count) {
     }
     const auto more = RandomTokens(random, static_cast<size_t>(Pick(random, 1, 6)));
     prompt.insert(prompt.end(), more.begin(), more.end());
-    TestRequest request(prompt, Pick(random, 1, 30));
+    TestRequest request(prompt, Pick(random, 0, 30));
     enginery_request& fields = request.fields;
     fields.ignore_eos = static_cast<int32_t>(Pick(random, 0, 1));
     fields.num_return_sequences = static_cast<int32_t>(Pick(random, 0, 3) == 0 ? 3 : 1);
@@ -73,6 +73,10 @@ std::vector<TestRequest> RandomRequests(std::mt19937_64* random, size_t count) {
     fields.streaming = static_cast<int32_t>(Pick(random, 0, 1));
     fields.return_generation_logits = static_cast<int32_t>(Pick(random, 0, 1));
     fields.return_context_logits = static_cast<int32_t>(Pick(random, 0, 4) == 0 ? 1 : 0);
+    if (Pick(random, 0, 4) == 0) {
+      fields.return_prompt_logprobs = 1;
+      fields.num_prompt_logprobs = static_cast<int32_t>(Pick(random, 0, 3));
+    }
     requests.push_back(std::move(request));
   }
   return requests;
@@ -137,6 +141,7 @@ void RunRound(uint64_t seed, Totals* totals) {
     const bool was_cancelled =
         std::find(cancelled.begin(), cancelled.end(), ids[i]) != cancelled.end();
     bool has_context = false;
+    uint64_t num_with_prompt_logprobs = 0;
     for (int32_t index = 0; index < requests[i].fields.num_return_sequences; ++index) {
       REQUIRE(results.contains({ids[i], index}));
       const SequenceResult& got = results[{ids[i], index}];
@@ -148,7 +153,12 @@ void RunRound(uint64_t seed, Totals* totals) {
         has_context = true;
         CheckContextLogits(requests[i], got);
       }
+      num_with_prompt_logprobs += got.num_with_prompt_logprobs;
+      if (got.num_with_prompt_logprobs > 0) CHECK(HasPromptLogprobs(requests[i], got));
     }
+    const auto wants_prompt = static_cast<uint64_t>(requests[i].fields.return_prompt_logprobs);
+    CHECK(num_with_prompt_logprobs <= wants_prompt);
+    if (!was_cancelled) CHECK_EQ(num_with_prompt_logprobs, wants_prompt);
     if (!was_cancelled) CHECK_EQ(has_context, requests[i].fields.return_context_logits != 0);
   }
   runtime.Shutdown(true, std::nullopt);

@@ -66,7 +66,7 @@ TEST(lengths) {
           {"prompt_token_ids[1] is 37; accepted: 0..36",
            [&](auto* r) { r->prompt_token_ids = outside; }},
           {"prompt_token_ids[2] is -1", [&](auto* r) { r->prompt_token_ids = negative; }},
-          {"max_tokens is 0; accepted: 1..197", [](auto* r) { r->max_tokens = 0; }},
+          {"max_tokens is -1; accepted: 0..197", [](auto* r) { r->max_tokens = -1; }},
           {"max_tokens is 198", [](auto* r) { r->max_tokens = 198; }},
           {"max_tokens is 9223372036854775807", [](auto* r) { r->max_tokens = INT64_MAX; }},
           {"min_tokens is 6; accepted: 0..5", [](auto* r) { r->min_tokens = 6; }},
@@ -75,6 +75,12 @@ TEST(lengths) {
            [](auto* r) { r->num_return_sequences = 0; }},
           {"num_return_sequences is 9", [](auto* r) { r->num_return_sequences = 9; }},
           {"accepted", [](auto* r) { r->max_tokens = 197; }},
+          {"min_tokens is 1; accepted: 0..0",
+           [](auto* r) {
+             r->max_tokens = 0;
+             r->min_tokens = 1;
+           }},
+          {"accepted", [](auto* r) { r->max_tokens = 0; }},
       },
       config);
 }
@@ -174,7 +180,25 @@ TEST(flags_and_timeout) {
   CheckAll(
       {
           {"ignore_eos is 2; accepted: 0..1", [](auto* r) { r->ignore_eos = 2; }},
-          {"include_stop is -1", [](auto* r) { r->include_stop = -1; }},
+          {"include_stop is 3; accepted: 0..2", [](auto* r) { r->include_stop = 3; }},
+          {"return_prompt_logprobs is 2", [](auto* r) { r->return_prompt_logprobs = 2; }},
+          {"num_prompt_logprobs is 1; accepted: 0..0; set return_prompt_logprobs to 1",
+           [](auto* r) { r->num_prompt_logprobs = 1; }},
+          {"num_prompt_logprobs is 21; accepted: 0..20",
+           [](auto* r) {
+             r->return_prompt_logprobs = 1;
+             r->num_prompt_logprobs = 21;
+           }},
+          {"num_prompt_logprobs is -1",
+           [](auto* r) {
+             r->return_prompt_logprobs = 1;
+             r->num_prompt_logprobs = -1;
+           }},
+          {"accepted",
+           [](auto* r) {
+             r->return_prompt_logprobs = 1;
+             r->num_prompt_logprobs = 20;
+           }},
           {"show_special_tokens is 7", [](auto* r) { r->show_special_tokens = 7; }},
           {"streaming is 3", [](auto* r) { r->streaming = 3; }},
           {"return_context_logits is 2", [](auto* r) { r->return_context_logits = 2; }},
@@ -183,6 +207,23 @@ TEST(flags_and_timeout) {
           {"accepted", [](auto* r) { r->timeout_ms = INT64_MAX; }},
       },
       config);
+}
+
+TEST(ids_of_clients) {
+  const RuntimeConfig config = MakeConfig({});
+  const std::string longest(256, 'a');
+  CheckAll(
+      {
+          {"accepted", [](auto* r) { r->client_request_id = {nullptr, 7}; }},
+          {"accepted", [&](auto* r) { r->client_request_id = {longest.data(), 256}; }},
+          {"client_request_id.bytes is 257; accepted: 0..256",
+           [&](auto* r) { r->client_request_id = {longest.data(), 257}; }},
+          {"client_request_id is not UTF-8", [](auto* r) { r->client_request_id = {"\xFF", 1}; }},
+      },
+      config);
+  TestRequest named({1, 2, 3}, 5);
+  named.fields.client_request_id = {"chat-7", 6};
+  CHECK_EQ(ReadRequest(named.view(), config)->client_request_id, "chat-7");
 }
 
 TEST(whole_prompts_must_fit_a_step) {
@@ -196,6 +237,30 @@ TEST(whole_prompts_must_fit_a_step) {
                r->num_prompt_tokens = 11;
              }}},
            MakeConfig(options));
+}
+
+// Its rows must fit the step too.
+TEST(whole_prompts_must_leave_rows_to_others) {
+  FixtureOptions options;
+  options.enable_chunked_context = false;
+  options.max_logit_rows = 12;
+  const std::vector<int32_t> prompt(6, 1);
+  const auto wanting = [&prompt](int32_t enginery_request::* field, size_t num_tokens) {
+    return [&prompt, field, num_tokens](auto* r) {
+      r->prompt_token_ids = prompt.data();
+      r->num_prompt_tokens = num_tokens;
+      r->*field = 1;
+    };
+  };
+  CheckAll(
+      {
+          {"return_context_logits is 1; accepted: 0 for a prompt of more than 5 tokens",
+           wanting(&enginery_request::return_context_logits, 6)},
+          {"return_prompt_logprobs is 1; accepted: 0 for a prompt of more than 5 tokens",
+           wanting(&enginery_request::return_prompt_logprobs, 6)},
+          {"accepted", wanting(&enginery_request::return_prompt_logprobs, 5)},
+      },
+      MakeConfig(options));
 }
 
 TEST(options_are_checked) {
@@ -227,6 +292,8 @@ TEST(options_are_checked) {
           {"with enable_chunked_context 0", [](auto* o) { o->max_chunk_tokens = 5; }},
           {"kv_cache_bytes is -5", [](auto* o) { o->kv_cache_bytes = -5; }},
           {"iteration_stats_capacity is -1", [](auto* o) { o->iteration_stats_capacity = -1; }},
+          {"watchdog_timeout_ms is 9223372036854775807; accepted: 0..9223372036854;",
+           [](auto* o) { o->watchdog_timeout_ms = INT64_MAX; }},
           {"accepted", [](auto*) {}},
       };
   for (const auto& [part, change] : cases) {

@@ -16,70 +16,12 @@
 #include "base/utf8.h"
 #include "check.h"
 #include "support/runtime_fixture.h"
+#include "support/runtime_over_fake.h"
 
 namespace enginery::test {
 namespace {
 
 using std::chrono::milliseconds;
-
-// Holds the executor before a step until it is opened.
-class Gate {
- public:
-  void AttachTo(FakeExecutor* executor) {
-    executor->before_step = [](void* gate) { static_cast<Gate*>(gate)->Pass(); };
-    executor->before_step_user = this;
-  }
-  void Open() {
-    const std::lock_guard lock(mutex_);
-    is_open_ = true;
-    changed_.notify_all();
-  }
-  void WaitUntilReached() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return is_reached_; });
-  }
-
- private:
-  void Pass() {
-    std::unique_lock lock(mutex_);
-    is_reached_ = true;
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return is_open_; });
-  }
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool is_open_ = false;
-  bool is_reached_ = false;
-};
-
-struct Fixture {
-  explicit Fixture(const FixtureOptions& options = {}, Runtime::OnEvent on_event = nullptr)
-      : executor(kVocabSize, options.num_blocks),
-        config(MakeConfig(options)),
-        handler(std::move(on_event)) {}
-  ~Fixture() {
-    runtime.reset();
-    for (const std::string& error : executor.errors) fail(__FILE__, __LINE__, error);
-    CHECK_EQ(executor.num_destroyed, was_started ? 1 : 0);
-  }
-  Runtime& Start() {
-    runtime = std::make_unique<Runtime>(config, executor.table(), handler);
-    was_started = true;
-    return *runtime;
-  }
-
-  FakeExecutor executor;
-  RuntimeConfig config;
-  Runtime::OnEvent handler;
-  std::unique_ptr<Runtime> runtime;
-  bool was_started = false;
-};
-
-TestRequest Endless(std::vector<int32_t> prompt, int64_t max_tokens) {
-  TestRequest request(std::move(prompt), max_tokens);
-  request.fields.ignore_eos = 1;
-  return request;
-}
 
 enginery_status StatusOf(const std::function<void()>& call) {
   try {
@@ -165,23 +107,101 @@ TEST(logprobs_come_with_every_token) {
   }
 }
 
+TEST(prompt_logprobs_come_in_pieces_and_are_told_once) {
+  FixtureOptions options;
+  options.max_num_tokens = 16;
+  options.max_batch_size = 4;
+  options.max_logit_rows = 5;  // two positions a step, with rows left for three others
+  Fixture f(options);
+  f.executor.samples_greedy = true;
+  f.executor.spares_logits = true;
+  Runtime& runtime = f.Start();
+  TestRequest request = Endless({4, 5, 6, 7, 8, 9, 10}, 3);
+  request.fields.return_prompt_logprobs = 1;
+  request.fields.num_prompt_logprobs = 2;
+  request.fields.num_return_sequences = 2;
+  request.fields.temperature = 1.3f;         // without effect on them
+  for (int round = 0; round < 2; ++round) {  // the second finds the first one's blocks
+    const uint64_t id = runtime.Submit(request.view());
+    const Results results = TakeResults(&runtime, 1);
+    CHECK_EQ(results.at({id, 0}).num_with_prompt_logprobs, 1);
+    CHECK(HasPromptLogprobs(request, results.at({id, 0})));
+    CHECK_EQ(results.at({id, 0}).num_reused_tokens, 0);
+    CHECK_EQ(results.at({id, 1}).num_with_prompt_logprobs, 0);
+  }
+}
+
+TEST(prompt_of_one_token_has_no_logprobs_and_needs_no_logits) {
+  Fixture f;
+  f.executor.samples_greedy = true;
+  f.executor.forgets_logits = true;
+  Runtime& runtime = f.Start();
+  TestRequest request = Endless({4}, 3);
+  request.fields.return_prompt_logprobs = 1;
+  const uint64_t id = runtime.Submit(request.view());
+  const SequenceResult r = TakeResults(&runtime, 1).at({id, 0});
+  CHECK_EQ(r.error, "");
+  CHECK_EQ(r.num_with_prompt_logprobs, 1);
+  CHECK(r.prompt_logprobs.empty());
+}
+
+TEST(nan_in_a_prompt_whose_logprobs_are_wanted_ends_the_request) {
+  Fixture f;
+  f.executor.nan_token = 35;
+  Runtime& runtime = f.Start();
+  TestRequest request = Endless({1, 35, 2}, 3);
+  const uint64_t plain = runtime.Submit(request.view());
+  request.fields.return_prompt_logprobs = 1;
+  const uint64_t scored = runtime.Submit(request.view());
+  const Results results = TakeResults(&runtime, 2);
+  CHECK_EQ(results.at({plain, 0}).error, "");
+  const SequenceResult& r = results.at({scored, 0});
+  CHECK_EQ(r.status, ENGINERY_EXECUTOR_FAILED);
+  CHECK(r.error.find("no log probability at prompt position 2") != std::string::npos);
+  CHECK_EQ(r.num_with_prompt_logprobs, 0);
+  CHECK_EQ(r.num_events, 1);
+}
+
+TEST(nothing_is_drawn_for_a_prompt_alone) {
+  Fixture f;
+  Runtime& runtime = f.Start();
+  TestRequest request = Endless({4, 5, 6, 7}, 0);  // a whole block
+  request.fields.return_prompt_logprobs = 1;
+  request.fields.num_return_sequences = 2;
+  const uint64_t id = runtime.Submit(request.view());
+  const Results results = TakeResults(&runtime, 1);
+  for (int32_t index = 0; index < 2; ++index) {
+    const SequenceResult& r = results.at({id, index});
+    CHECK_EQ(r.finish_reason, ENGINERY_FINISH_LENGTH);
+    CHECK(r.token_ids.empty());
+    CHECK_EQ(r.num_events, 1);
+  }
+  CHECK(HasPromptLogprobs(request, results.at({id, 0})));
+  CHECK_EQ(runtime.Stats().num_output_tokens, 0);
+  CHECK_EQ(runtime.Stats().num_iterations, 1);
+  CHECK_EQ(runtime.Stats().num_free_blocks, runtime.Stats().num_blocks);
+}
+
 // The first token after `prompt` that greedy draws.
 int32_t FirstToken(TestRequest* request) { return Reference(request, 0).token_ids.at(0); }
 
 TEST(stop_tokens_end_it_and_stay_only_when_asked) {
-  for (const int32_t include_stop : {0, 1}) {
+  for (const int32_t include_stop : {0, 1, 2}) {
     Fixture f;
     Runtime& runtime = f.Start();
     TestRequest request = Endless({1, 2, 3}, 5);
     const int32_t stop = FirstToken(&request);
     request.stop_token_ids = {stop};
     request.fields.include_stop = include_stop;
+    request.fields.num_logprobs = 0;
     const uint64_t id = runtime.Submit(request.view());
     const SequenceResult r = TakeResults(&runtime, 1).at({id, 0});
     CHECK_EQ(r.finish_reason, ENGINERY_FINISH_STOP);
     CHECK_EQ(r.stop_token_id, stop);
-    CHECK_EQ(r.token_ids.size(), include_stop);
-    CHECK_EQ(runtime.Stats().num_output_tokens, include_stop);
+    CHECK_EQ(r.token_ids.size(), include_stop == 0 ? 0 : 1);
+    CHECK_EQ(r.logprobs.size(), r.token_ids.size());
+    CHECK_EQ(r.text.empty(), include_stop != 1);
+    CHECK_EQ(runtime.Stats().num_output_tokens, r.token_ids.size());
   }
 }
 
@@ -341,6 +361,9 @@ TEST(logits_that_are_needed_and_absent_end_the_request) {
   TestRequest context = Endless({1, 2, 3}, 3);
   context.fields.return_context_logits = 1;
   CHECK(error_of(context).find("needs those of the prompt's positions 0..2") != std::string::npos);
+  TestRequest scored = Endless({1, 2, 3}, 3);
+  scored.fields.return_prompt_logprobs = 1;
+  CHECK(error_of(scored).find("needs those of the prompt's positions 0..1") != std::string::npos);
 }
 
 // What a failed step may have half written is not found as a prefix later.

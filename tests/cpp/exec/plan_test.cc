@@ -52,6 +52,45 @@ TEST(every_scheme_is_accepted) {
     std::string message;
     CHECK_EQ(Refusal(model, &message), ENGINERY_OK);
   }
+  TestModel sums_of_codes({.x = DType::kI8, .weight = DType::kI8, .group = 8});
+  std::string message;
+  CHECK_EQ(Refusal(sums_of_codes, &message), ENGINERY_OK);
+}
+
+// A weight of i4 in the place of the first linear's, with its group scales.
+void StoreInt4(Program& program, DType scales_dtype, std::vector<uint64_t> scales_shape) {
+  static const AlignedBytes kZeros(1 << 16);
+  const auto add = [&](DType dtype, Layout layout, std::vector<uint64_t> shape) {
+    program.tensors.push_back(
+        {"i4", dtype, layout, std::move(shape), kZeros.data(), kZeros.size(), 0, 0});
+    return Operand{Operand::Kind::kTensor, static_cast<uint32_t>(program.tensors.size() - 1)};
+  };
+  Step& linear = Find(program, "linear");
+  linear.version = 2;
+  const Value& x = program.values[linear.inputs[0].index];
+  const Value& y = Output(program, "linear");
+  linear.inputs[1] = add(DType::kI4, Layout::kN16K8, {y.columns, x.columns});
+  linear.inputs.push_back(add(scales_dtype, Layout::kN16K1, std::move(scales_shape)));
+}
+
+TEST(groups_of_int4_weights_are_as_large_as_their_number_says) {
+  // qkv of 180 by 46: one group of 64 or 128, two of 32.
+  const TestModelOptions options = {.x = DType::kI8, .weight = DType::kI8};
+  for (const uint64_t groups : {1, 2}) {
+    TestModel model(options);
+    StoreInt4(model.program(0), DType::kI8, {180, groups});
+    std::string message;
+    CHECK_EQ(Refusal(model, &message), ENGINERY_OK);
+  }
+  const auto refused = [&](DType dtype, std::vector<uint64_t> shape) {
+    Refused(
+        ENGINERY_INVALID_PROGRAM, "must be group scales: i8 in n16k1 of 180 by one of 1, 1, 2",
+        [&](Program& p) { StoreInt4(p, dtype, shape); }, options);
+  };
+  refused(DType::kI8, {180, 3});
+  refused(DType::kI8, {179, 2});
+  refused(DType::kI8, {180, uint64_t{1} << 62});
+  refused(DType::kF32, {180, 2});
 }
 
 TEST(unknown_ops_and_versions_are_unsupported) {
@@ -129,9 +168,6 @@ TEST(scaled_columns_and_sums_of_groups_fit_their_operands) {
   refused("\"group\" is 0; accepted: 1..16777216",
           [](Program& p) { Find(p, "group_sums").attributes["group"] = int64_t{0}; });
   refused("group", [](Program& p) { Find(p, "group_sums").attributes.clear(); });
-  // The first norm of codes: sums of codes would lack the scales of their rows.
-  Refused(ENGINERY_UNSUPPORTED_OP, "accepted: f32, bf16", [](Program&) {},
-          {.x = DType::kI8, .weight = DType::kI8, .group = 8});
 }
 
 TEST(attributes_must_be_there_and_in_range) {

@@ -139,7 +139,7 @@ TEST(program_attributes_are_checked) {
       {"dtype", "fp8", "\"dtype\" is \"fp8\"; accepted: float32, bfloat16, float16"},
       {"qformat", "int4",
        "\"qformat\" is \"int4\"; accepted: none, int8_wo, int8_dynamic, w4a8_dynamic, int8_sq, "
-       "int4_wo, int4_awq, fp8"},
+       "int4_wo, int4_awq, w4a8_awq, fp8"},
       {"kv_cache_dtype", "f16",
        "\"kv_cache_dtype\" is \"f16\"; accepted: float32, bfloat16, float16, fp8, int8"},
       {"kv_cache_dtype", "", "\"kv_cache_dtype\" is \"\""},

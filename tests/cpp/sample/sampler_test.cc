@@ -331,6 +331,23 @@ TEST(logprobs_are_those_of_the_plain_distribution) {
   }
 }
 
+TEST(logits_without_a_distribution_have_no_logprob) {
+  const Logits plain(300, 1.0f);
+  enginery_logprob got[2];
+  for (const float bad : {std::nanf(""), kInfinity}) {
+    for (const size_t place : {size_t{0}, size_t{17}, size_t{299}}) {
+      Logits logits = plain;
+      logits[place] = bad;
+      ComputeLogprobs(logits, 5, 1, got);
+      CHECK(std::isnan(got[0].logprob));
+    }
+  }
+  ComputeLogprobs(Logits(300, -kInfinity), 5, 1, got);
+  CHECK(std::isnan(got[0].logprob));
+  ComputeLogprobs(plain, 5, 0, got);
+  CHECK_NEAR(got[0].logprob, -std::log(300.0), 1e-6);
+}
+
 TEST(equal_logprobs_come_by_token_id) {
   const Logits logits = {1.0f, 3.0f, 3.0f, 1.0f, 3.0f, -kInfinity};
   enginery_logprob got[5];

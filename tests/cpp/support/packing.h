@@ -90,23 +90,23 @@ inline std::vector<int8_t> RandomInt8(int64_t count, uint32_t seed) {
   return values;
 }
 
-// An i4 weight in groups of 128 along k: codes -8..7 and multipliers -15..15 without 0.
+// An i4 weight in groups along k: codes -8..7 and multipliers -15..15 without 0.
 struct GroupedWeight {
   int64_t num_groups;
   std::vector<int8_t> codes;         // [n][k]
   std::vector<int8_t> group_scales;  // [n][num_groups]
   std::vector<int8_t> products;      // [n][k]
 };
-inline GroupedWeight RandomGroupedWeight(int64_t n, int64_t k, uint32_t seed) {
+inline GroupedWeight RandomGroupedWeight(int64_t n, int64_t k, int64_t group, uint32_t seed) {
   std::mt19937 random(seed);
-  GroupedWeight weight{(k + kWeightGroup - 1) / kWeightGroup, {}, {}, {}};
+  GroupedWeight weight{(k + group - 1) / group, {}, {}, {}};
   for (int64_t i = 0; i < n * weight.num_groups; ++i) {
     const int draw = static_cast<int>(random() % 30) - 15;
     weight.group_scales.push_back(static_cast<int8_t>(draw >= 0 ? draw + 1 : draw));
   }
   for (int64_t i = 0; i < n * k; ++i) {
     const int8_t scale =
-        weight.group_scales[static_cast<size_t>(i / k * weight.num_groups + i % k / kWeightGroup)];
+        weight.group_scales[static_cast<size_t>(i / k * weight.num_groups + i % k / group)];
     weight.codes.push_back(static_cast<int8_t>(static_cast<int>(random() % 16) - 8));
     weight.products.push_back(static_cast<int8_t>(weight.codes.back() * scale));
   }

@@ -137,6 +137,8 @@ struct SequenceResult {
   std::vector<float> generation_logits;
   std::vector<float> context_logits;
   std::vector<enginery_logprob> logprobs;
+  std::vector<enginery_logprob> prompt_logprobs;
+  uint64_t num_with_prompt_logprobs = 0;  // events
   int32_t finish_reason = ENGINERY_FINISH_NONE;
   enginery_status status = ENGINERY_OK;
   std::string error;
@@ -166,6 +168,11 @@ inline void AddEvent(const enginery_event& e, Results* results) {
   if (e.logprobs != nullptr) {
     r.logprobs.insert(r.logprobs.end(), e.logprobs,
                       e.logprobs + e.num_token_ids * e.logprobs_per_token);
+  }
+  if (e.prompt_logprobs_per_token != 0) {
+    ++r.num_with_prompt_logprobs;
+    r.prompt_logprobs.assign(
+        e.prompt_logprobs, e.prompt_logprobs + e.num_prompt_logprobs * e.prompt_logprobs_per_token);
   }
   r.finish_reason = e.finish_reason;
   r.status = e.status;
@@ -197,6 +204,25 @@ inline Results TakeResults(Runtime* runtime, size_t num_requests) {
   return results;
 }
 
+// Whether `got` has the log probabilities of the request's prompt that the model gives.
+inline bool HasPromptLogprobs(const TestRequest& request, const SequenceResult& got) {
+  const auto width = static_cast<size_t>(request.fields.num_prompt_logprobs) + 1;
+  if (got.prompt_logprobs.size() != (request.prompt.size() - 1) * width) return false;
+  std::vector<enginery_logprob> expected(width);
+  for (size_t p = 1; p < request.prompt.size(); ++p) {
+    const auto prefix = std::span(request.prompt).first(p);
+    ComputeLogprobs(HashModel::Logits(prefix, kVocabSize), request.prompt[p],
+                    request.fields.num_prompt_logprobs, expected.data());
+    for (size_t i = 0; i < width; ++i) {
+      const enginery_logprob& found = got.prompt_logprobs[(p - 1) * width + i];
+      if (found.token_id != expected[i].token_id || found.logprob != expected[i].logprob) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 // What sequence `index` of a request must give, one token after another from the model alone.
 inline SequenceResult Reference(TestRequest* request, int32_t index) {
   const enginery_request& r = request->view();
@@ -222,6 +248,7 @@ inline SequenceResult Reference(TestRequest* request, int32_t index) {
   StopStrings strings(request->stop_strings);
   TextStream stream(&strings, r.include_stop != 0);
   SequenceResult result;
+  if (r.max_tokens == 0) result.finish_reason = ENGINERY_FINISH_LENGTH;
   while (result.finish_reason == ENGINERY_FINISH_NONE) {
     const std::vector<float> logits = HashModel::Logits(token_ids, kVocabSize);
     context.token_ids = token_ids;

@@ -21,12 +21,12 @@ using Lines = std::vector<std::string>;
 
 void AddTensors(Lines& lines) {
   for (const TensorSpec& spec : Inputs()) {
-    lines.push_back(StrCat("input ", spec.name, " ", DataTypeName(spec.type), " ",
-                           spec.is_list ? -1 : 1, " ", spec.option.empty() ? "-" : spec.option));
+    lines.push_back(StrCat("input ", spec.name, " ", DataTypeName(spec.type), " ", spec.dims, " ",
+                           spec.option.empty() ? "-" : spec.option));
   }
   for (const TensorSpec& spec : Outputs()) {
-    lines.push_back(StrCat("output ", spec.name, " ", DataTypeName(spec.type), " ",
-                           spec.is_list ? -1 : 1, spec.is_optional ? " optional" : " required"));
+    lines.push_back(StrCat("output ", spec.name, " ", DataTypeName(spec.type), " ", spec.dims,
+                           spec.is_optional ? " optional" : " required"));
   }
 }
 

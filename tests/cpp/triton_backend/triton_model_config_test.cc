@@ -9,6 +9,7 @@
 #include "native/json.h"
 #include "native/model_config.h"
 #include "native/tensors.h"
+#include "native/trtllm/tensors.h"
 
 namespace enginery::triton {
 namespace {
@@ -17,7 +18,7 @@ std::string Tensors(std::span<const TensorSpec> specs) {
   std::string out;
   for (const TensorSpec& spec : specs) {
     out += StrCat(out.empty() ? "" : ",", "{\"name\":\"", spec.name, "\",\"data_type\":\"TYPE_",
-                  DataTypeName(spec.type), "\",\"dims\":[", spec.is_list ? -1 : 1, "]}");
+                  DataTypeName(spec.type), "\",\"dims\":[", spec.dims, "]}");
   }
   return out;
 }
@@ -62,7 +63,10 @@ TEST(every_parameter) {
                                     {"enable_kv_cache_reuse", "0"},
                                     {"num_threads", "3"},
                                     {"pin_threads", "true"},
-                                    {"isa", "portable"}}) {
+                                    {"isa", "portable"},
+                                    {"watchdog_timeout_ms", "60000"},
+                                    {"watchdog_dir", "/var/lib/enginery"},
+                                    {"log_requests", "json"}}) {
     all += "," + Parameter(name, value);
   }
   const ModelConfig config =
@@ -80,6 +84,9 @@ TEST(every_parameter) {
   CHECK_EQ(view.num_threads, 3);
   CHECK_EQ(view.pin_threads, 1);
   CHECK_EQ(std::string(view.isa), "portable");
+  CHECK_EQ(view.watchdog_timeout_ms, 60'000);
+  CHECK_EQ(std::string(view.watchdog_dir), "/var/lib/enginery");
+  CHECK(config.options.log_requests == LogFormat::kJson);
 }
 
 TEST(every_problem_is_listed) {
@@ -87,7 +94,7 @@ TEST(every_problem_is_listed) {
       Parameter("max_attention_window_size", "0") + "," + Parameter("max_batch_size", "many") +
       "," + Parameter("num_threads", "4294967296") + "," + Parameter("max_num_tokens", "-1") + "," +
       Parameter("batch_scheduler_policy", "fastest") + "," + Parameter("pin_threads", "perhaps") +
-      "," + Parameter("tokenizer_dir", "/t");
+      "," + Parameter("tokenizer_dir", "/t") + "," + Parameter("log_requests", "true");
   std::string config = Config(parameters, R"(,"instance_group":[{"count":2,"kind":"KIND_GPU"}])");
   config = Changed(config, "\"name\":\"top_k\"", "\"name\":\"topk\"");
   config =
@@ -101,7 +108,41 @@ TEST(every_problem_is_listed) {
         "max_batch_size = 'many': must be an integer", "num_threads = '4294967296': must be 0 ..",
         "max_num_tokens = '-1': must be 0 ..", "'fastest': must be one of guaranteed_no_evict",
         "pin_threads = 'perhaps': must be true or false",
+        "log_requests = 'true': must be one of text, json",
         "tokenizer_dir = '/t': only the Python backend reads it", "engine_dir: is missing"}) {
+    CHECK_THROWS_WITH(ReadModelConfig(config), Error, part);
+  }
+}
+
+std::string TrtllmConfig(const std::string& parameters) {
+  return StrCat("{\"name\":\"m\",\"max_batch_size\":8,\"input\":[", Tensors(trtllm::Inputs()),
+                "],\"output\":[", Tensors(trtllm::Outputs()), "],\"parameters\":{", parameters,
+                "}}");
+}
+
+TEST(layout_is_that_of_the_inputs) {
+  const ModelConfig own = ReadModelConfig(Config(kEngine));
+  CHECK(own.layout->inputs.data() == Inputs().data());
+  const std::string parameters = kEngine + "," + Parameter("exclude_input_in_output", "True");
+  const ModelConfig other = ReadModelConfig(TrtllmConfig(parameters));
+  CHECK(other.layout->inputs.data() == trtllm::Inputs().data());
+  CHECK(other.excludes_input);
+  CHECK(!ReadModelConfig(TrtllmConfig(kEngine)).excludes_input);
+  CHECK_THROWS_WITH(ReadModelConfig(Config(parameters)), Error,
+                    "exclude_input_in_output = 'True': there is no such parameter");
+}
+
+TEST(problems_are_those_of_the_layout) {
+  std::string config =
+      TrtllmConfig(kEngine + "," + Parameter("exclude_input_in_output", "perhaps"));
+  config = Changed(config, "\"max_batch_size\":8", "\"max_batch_size\":0");
+  config = Changed(config, "\"dims\":[2, -1]", "\"dims\":[-1]");
+  config = Changed(config, "\"name\":\"input_lengths\"", "\"name\":\"lengths\"");
+  for (const char* part :
+       {"input lengths: the model has no such tensor", "input input_lengths: is missing",
+        "input stop_words_list: is TYPE_INT32 [-1], must be TYPE_INT32 [2, -1]",
+        "max_batch_size = 0: must be at least 1",
+        "exclude_input_in_output = 'perhaps': must be true or false"}) {
     CHECK_THROWS_WITH(ReadModelConfig(config), Error, part);
   }
 }

@@ -4,7 +4,6 @@
 // here and in tests/triton_backend/test_observations.py.
 #include <cstdio>
 #include <fstream>
-#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -13,47 +12,12 @@
 #include "check.h"
 #include "native/metric_families.h"
 #include "native/observations.h"
+#include "support/golden_events.h"
 
 namespace enginery::triton {
 namespace {
 
 using Lines = std::vector<std::string>;
-
-constexpr uint64_t kNanosecondsPerMillisecond = 1'000'000;
-
-const std::map<std::string, int32_t>& Reasons() {
-  static const std::map<std::string, int32_t> reasons = {
-      {"NONE", ENGINERY_FINISH_NONE},      {"END_ID", ENGINERY_FINISH_END_ID},
-      {"STOP", ENGINERY_FINISH_STOP},      {"LENGTH", ENGINERY_FINISH_LENGTH},
-      {"ERROR", ENGINERY_FINISH_ERROR},    {"CANCELLED", ENGINERY_FINISH_CANCELLED},
-      {"TIMEOUT", ENGINERY_FINISH_TIMEOUT}};
-  return reasons;
-}
-
-const std::map<std::string, enginery_status>& Statuses() {
-  static const std::map<std::string, enginery_status> statuses = {
-      {"OK", ENGINERY_OK},
-      {"EXECUTOR_FAILED", ENGINERY_EXECUTOR_FAILED},
-      {"QUEUE_FULL", ENGINERY_QUEUE_FULL},
-      {"WRONG_TARGET", ENGINERY_WRONG_TARGET}};
-  return statuses;
-}
-
-enginery_event ReadEvent(std::istream& fields) {
-  enginery_event event{};
-  std::string reason;
-  std::string status;
-  fields >> event.request_id >> event.sequence_index >> reason >> event.is_last >> status >>
-      event.num_prompt_tokens >> event.num_output_tokens >> event.arrival_ns >>
-      event.first_scheduled_ns >> event.first_token_ns >> event.last_token_ns;
-  event.finish_reason = Reasons().at(reason);
-  event.status = Statuses().at(status);
-  for (uint64_t* time : {&event.arrival_ns, &event.first_scheduled_ns, &event.first_token_ns,
-                         &event.last_token_ns}) {
-    *time *= kNanosecondsPerMillisecond;
-  }
-  return event;
-}
 
 Lines Show(const Observed& observed) {
   Lines lines;
@@ -90,11 +54,11 @@ TEST(sums_are_those_of_the_golden_file) {
     std::string kind;
     fields >> kind;
     if (kind == "event") {
-      observations.Add(ReadEvent(fields));
+      observations.Add(ReadGoldenEvent(fields));
     } else if (kind == "refused") {
       std::string status;
       fields >> status;
-      observations.AddError(Statuses().at(status));
+      observations.AddError(GoldenStatuses().at(status));
     } else {
       expected.push_back(line);
     }

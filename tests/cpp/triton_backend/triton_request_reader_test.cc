@@ -12,65 +12,18 @@
 #include "check.h"
 #include "native/request_parameters.h"
 #include "native/request_reader.h"
+#include "support/input_tensors.h"
 
 namespace enginery::triton {
 namespace {
 
-// One input that owns its shape and bytes.
-struct Tensor {
-  std::string name;
-  DataType type;
-  std::vector<int64_t> shape;
-  std::string data;
-};
+GenerationRequest Read(const std::vector<Tensor>& tensors) { return ReadRequest(Views(tensors)); }
 
-template <class Number>
-Tensor Numbers(std::string name, DataType type, const std::vector<Number>& values) {
-  Tensor tensor{std::move(name), type, {static_cast<int64_t>(values.size())}, ""};
-  tensor.data.assign(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(Number));
-  return tensor;
-}
-
-Tensor Ids(std::string name, const std::vector<int32_t>& ids) {
-  return Numbers(std::move(name), DataType::kInt32, ids);
-}
-Tensor Real(std::string name, float value) {
-  return Numbers<float>(std::move(name), DataType::kFp32, {value});
-}
-Tensor Bool(std::string name, uint8_t value) {
-  return Numbers<uint8_t>(std::move(name), DataType::kBool, {value});
-}
-Tensor Texts(std::string name, const std::vector<std::string>& texts) {
-  Tensor tensor{std::move(name), DataType::kString, {static_cast<int64_t>(texts.size())}, ""};
-  for (const std::string& text : texts) {
-    const auto num_bytes = static_cast<uint32_t>(text.size());
-    tensor.data.append(reinterpret_cast<const char*>(&num_bytes), sizeof num_bytes).append(text);
-  }
-  return tensor;
-}
-
-GenerationRequest Read(const std::vector<Tensor>& tensors) {
-  std::vector<InputTensor> inputs;
-  for (const Tensor& tensor : tensors) {
-    inputs.push_back({tensor.name, tensor.type, tensor.shape,
-                      std::as_bytes(std::span<const char>(tensor.data))});
-  }
-  return ReadRequest(inputs);
-}
-
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 const Tensor kPrompt = Ids("input_ids", {5, 6, 7});
 
 void CheckRefused(const std::vector<Tensor>& tensors, const std::string& part) {
-  try {
-    Read(tensors);
-    test::fail(__FILE__, __LINE__, "accepted, where \"" + part + "\" was due");
-  } catch (const Error& error) {
-    CHECK_EQ(error.status(), ENGINERY_INVALID_ARGUMENT);
-    const std::string message = error.what();
-    if (message.find(part) == std::string::npos) {
-      test::fail(__FILE__, __LINE__, "\"" + message + "\" lacks \"" + part + "\"");
-    }
-  }
+  CheckThrows([&] { Read(tensors); }, part);
 }
 
 TEST(defaults) {
@@ -108,7 +61,12 @@ TEST(every_option) {
       Ids("stop_token_ids", {3, 4}),
       Ids("end_id", {9}),
       Bool("ignore_eos", 0),
+      Ids("logit_bias_ids", {300, 0}),
+      Numbers<float>("logit_bias_values", DataType::kFp32, {-kInfinity, 1.5f}),
+      Ids("logprobs", {4}),
       Bool("return_log_probs", 1),
+      Ids("prompt_logprobs", {2}),
+      Bool("include_stop_token", 1),
       Bool("return_perf_metrics", 1),
       Bool("exclude_input_in_output", 0),
       Bool("stream", 1),
@@ -132,12 +90,47 @@ TEST(every_option) {
   REQUIRE_EQ(view.num_stop_token_ids, 3);
   CHECK_EQ(view.stop_token_ids[2], 9);
   CHECK_EQ(view.ignore_eos, 1);  // end_id takes the place of the engine's own
-  CHECK_EQ(view.num_logprobs, 0);
+  CHECK_EQ(view.num_logprobs, 4);
+  CHECK_EQ(view.return_prompt_logprobs, 1);
+  CHECK_EQ(view.num_prompt_logprobs, 2);
+  CHECK_EQ(view.include_stop, 2);
+  REQUIRE_EQ(view.num_logit_bias, 2);
+  CHECK_EQ(view.logit_bias[0].token_id, 0);
+  CHECK_EQ(view.logit_bias[0].bias, 1.5f);
+  CHECK_EQ(view.logit_bias[1].token_id, 300);
+  CHECK_EQ(view.logit_bias[1].bias, -kInfinity);
   CHECK_EQ(view.streaming, 1);
   CHECK_EQ(view.priority, -3);
   CHECK_EQ(view.timeout_ms, int64_t{1} << 40);
   CHECK(request.responses.repeats_prompt);
   CHECK(request.responses.returns_perf_metrics);
+  CHECK(request.responses.returns_log_probs);
+  CHECK(request.responses.returns_top_tokens);
+  CHECK(request.responses.returns_prompt_top_tokens);
+}
+
+TEST(log_probs_and_bias_as_json) {
+  const auto read = [](const std::string& text, uint8_t return_log_probs) {
+    return Read({kPrompt, Texts("sampling_parameters", {text}),
+                 Bool("return_log_probs", return_log_probs)});
+  };
+  GenerationRequest asked =
+      read(R"({"logprobs": 3, "prompt_logprobs": 0, "logit_bias": {"7": -100, "0": 0.5}})", 0);
+  const enginery_request view = asked.View();
+  CHECK_EQ(view.num_logprobs, 3);
+  CHECK_EQ(view.return_prompt_logprobs, 1);
+  CHECK_EQ(view.num_prompt_logprobs, 0);
+  CHECK(!asked.responses.returns_prompt_top_tokens);
+  REQUIRE_EQ(view.num_logit_bias, 2);
+  CHECK_EQ(view.logit_bias[1].bias, -100.0f);
+  const std::string off = R"({"logprobs": null, "prompt_logprobs": null, "logit_bias": null})";
+  GenerationRequest plain = read(off, 0);
+  CHECK_EQ(plain.View().num_logprobs, -1);
+  CHECK_EQ(plain.View().return_prompt_logprobs, 0);
+  CHECK_EQ(plain.View().num_logit_bias, 0);
+  GenerationRequest drawn = read(off, 1);
+  CHECK_EQ(drawn.View().num_logprobs, 0);
+  CHECK(!drawn.responses.returns_top_tokens);
 }
 
 TEST(options_as_json) {
@@ -175,7 +168,26 @@ TEST(values_are_refused_by_name) {
   CheckRefused({Texts("text_input", {"x"})}, "text_input: the native backend has no tokenizer");
   CheckRefused({Texts("text_input", {"x"}), kPrompt}, "both are given");
   CheckRefused({kPrompt, Texts("bad_words", {"x"})}, "bad_words = ['x']: words need a tokenizer");
-  CheckRefused({kPrompt, Ids("max_tokens", {0})}, "max_tokens = 0: must be an integer >= 1");
+  CheckRefused({kPrompt, Ids("max_tokens", {-1})}, "max_tokens = -1: must be an integer >= 0");
+  CheckRefused({kPrompt, Ids("logprobs", {21})}, "logprobs = 21: must be null or an integer in 0");
+  CheckRefused({kPrompt, Ids("prompt_logprobs", {-1})}, "prompt_logprobs = -1: must be null or");
+  CheckRefused({kPrompt, Ids("logit_bias_ids", {1, 2})},
+               "logit_bias_ids, logit_bias_values: have 2 and 0 values; give one value per token");
+  CheckRefused({kPrompt, Real("logit_bias_values", 1)},
+               "logit_bias_ids, logit_bias_values: have 0 and 1 values");
+  CheckRefused({kPrompt, Ids("logit_bias_ids", {5, 5}),
+                Numbers<float>("logit_bias_values", DataType::kFp32, {1, 2})},
+               "logit_bias_ids: has a token id twice");
+  CheckRefused(json(R"({"logit_bias": [1]})"), "logit_bias = [1]: must be an object that maps");
+  CheckRefused(json(R"({"logit_bias": {"05": 1}})"), "'05': an object must map token ids to num");
+  CheckRefused(json(R"({"logit_bias": {"-5": 1}})"), "'-5': an object must map token ids");
+  CheckRefused(json(R"({"logit_bias": {"5": "1"}})"), "'5': an object must map token ids to num");
+  CheckRefused(json(R"({"logit_bias": {"5": 1e300}})"), "5 = 1e+300: must be a finite number");
+  CheckRefused(json(R"({"temperature": {"5": 1}})"), "temperature = an object of 1 numbers: must");
+  CheckRefused(
+      {kPrompt, Ids("logit_bias_ids", {}), Numbers<float>("logit_bias_values", DataType::kFp32, {}),
+       Texts("sampling_parameters", {R"({"logit_bias": {"5": 1}})"})},
+      "logit_bias: is given by an input too");
   CheckRefused({kPrompt, Ids("top_k", {-1})}, "top_k = -1: must be");
   CheckRefused({kPrompt, Ids("end_id", {-2})}, "end_id = -2: must be");
   CheckRefused({kPrompt, Real("temperature", std::numeric_limits<float>::quiet_NaN())},
@@ -241,6 +253,8 @@ TEST(random_requests_are_read_or_refused) {
       Ids("top_k", {1}),
       Bool("stream", 1),
       Texts("stop_words", {"abc", "de"}),
+      Ids("logit_bias_ids", {1, 2}),
+      Numbers<float>("logit_bias_values", DataType::kFp32, {1, 2}),
       Texts("sampling_parameters", {R"({"seed": 1, "stop_token_ids": [1, 2], "top_p": 0.5e0})"}),
   };
   size_t num_read = 0;
@@ -274,6 +288,7 @@ TEST(deep_json_is_refused) {
 TEST(parameters_of_no_input_are_refused) {
   CheckParameters({});
   const std::vector<RequestParameter> off = {{"triton_enable_empty_final_response", true},
+                                             {"id", std::string("a")},
                                              {"beam_width", int64_t{1}},
                                              {"length_penalty", int64_t{1}},
                                              {"early_stopping", std::monostate()}};
