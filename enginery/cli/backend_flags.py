@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
-
-from enginery.runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from enginery.triton_backend.native_backend import NativeOptions
@@ -21,8 +20,9 @@ def add_backend_flags(group: argparse._ArgumentGroup) -> None:
         choices=("auto", "native", "python"),
         default="auto",
         help="python: every engine and input, text_input and bad_words too; native: no Python in "
-        "the serving process, engines of target cpu, prompts as input_ids alone; auto: python, "
-        "so that text_input is served (%(default)s)",
+        "the process that has the engine, engines of target cpu; its model takes prompts as "
+        "input_ids alone, in the layout tensorrt_llm the ensemble takes text all the same; auto: "
+        "python (%(default)s)",
     )
 
 
@@ -34,17 +34,12 @@ def backend_options(
     Args:
         args: what was parsed.
         options: of the layout.
-
-    Raises:
-        InvalidArgumentError: the native backend does not have the layout.
     """
     from enginery.triton_backend.native_backend import NativeOptions
     from enginery.triton_backend.options import ModelOptions
 
     if args.backend != "native":
         return options
-    if not isinstance(options, ModelOptions):
-        raise InvalidArgumentError(
-            f"--backend native: does not have --layout {args.layout}; leave one of them out"
-        )
-    return NativeOptions(options)
+    if isinstance(options, ModelOptions):
+        return NativeOptions(options)
+    return dataclasses.replace(options, is_native=True)

@@ -23,7 +23,7 @@ from enginery.builder.network.text import to_text
 from enginery.builder.options import BuildRequest
 from enginery.builder.sku import Sku, load_sku, sku_names
 from enginery.cli.accuracy_flags import Examination, add_accuracy_arguments
-from enginery.cli.build_config import merge_config
+from enginery.cli.build_config import given_options
 from enginery.cli.build_progress import BuildProgress
 from enginery.cli.calibrated_build import CalibratedModel, calibrated_model
 from enginery.cli.calibration_flags import add_calibration_arguments
@@ -85,6 +85,7 @@ def add_arguments(parser: FlagParser) -> None:
     # None everywhere: an option that was not given is told from one that repeats its default, so
     # that the configuration file can supply it.
     paths = parser.add_argument_group("what to build")
+    parser.add_config_flags(paths)
     paths.add_argument(
         "--model",
         "--model_dir",
@@ -106,12 +107,6 @@ def add_arguments(parser: FlagParser) -> None:
         "--sku",
         metavar="NAME[,NAME...]",
         help="hardware to build for, see below; several GPUs share one engine (default: cpu)",
-    )
-    paths.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML or JSON file with the same option names; the command line comes first",
     )
     add_plan_arguments(parser)
     add_calibration_arguments(parser, prefix="calib_")
@@ -143,7 +138,7 @@ def add_arguments(parser: FlagParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds the engine; see `add_arguments`."""
-    options = merge_config(args)
+    options = given_options(args)
     notes = legacy_notes(args)
     with calibrated_model(options) as model:
         return _build(model, notes + model.notes)

@@ -60,9 +60,8 @@ def run_command(command: Command, argv: Sequence[str] | None, prog: str) -> int:
     module = importlib.import_module(f"enginery.cli.{command.name}")
     parser = FlagParser(prog=prog, description=module.__doc__)
     module.add_arguments(parser)
-    args = parser.parse_args(argv)
     try:
-        return int(module.run(args))
+        return int(module.run(parser.parse_args(argv)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -6,8 +6,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from enginery.openai.options import DEFAULT_MAX_BODY_BYTES, DEFAULT_PORT, FrontEndOptions
+from enginery.openai.options import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_PORT,
+    OTLP_SCHEMES,
+    FrontEndOptions,
+)
 from enginery.runtime.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -44,6 +50,12 @@ def add_openai_flags(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_MAX_BODY_BYTES,
         help="of a request (%(default)s)",
     )
+    group.add_argument(
+        "--otlp_traces_endpoint",
+        metavar="URL",
+        help="send OpenTelemetry traces to this collector: http://HOST:4318 or grpc://HOST:4317 "
+        "(extra `tracing`)",
+    )
 
 
 def check_openai_flags(args: argparse.Namespace) -> tuple[str, ...]:
@@ -58,7 +70,7 @@ def check_openai_flags(args: argparse.Namespace) -> tuple[str, ...]:
 
     if not args.openai:
         return ()
-    check_installed()
+    check_installed(traces=args.otlp_traces_endpoint is not None)
     problems = []
     if not 0 <= args.openai_port <= _MAX_PORT:
         problems.append(f"openai_port = {args.openai_port}: must be 0..{_MAX_PORT}; 0: a free one")
@@ -69,6 +81,11 @@ def check_openai_flags(args: argparse.Namespace) -> tuple[str, ...]:
         )
     if args.max_body_bytes < 1:
         problems.append(f"max_body_bytes = {args.max_body_bytes}: must be at least 1")
+    if args.otlp_traces_endpoint is not None and not _is_endpoint(args.otlp_traces_endpoint):
+        problems.append(
+            f"otlp_traces_endpoint = {args.otlp_traces_endpoint}: must be a URL with the scheme "
+            f"{', '.join(OTLP_SCHEMES)} and a host, e.g. http://localhost:4318"
+        )
     keys = [] if args.api_key is None else [args.api_key]
     if args.api_key_file is not None:
         try:
@@ -91,13 +108,21 @@ def check_openai_flags(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def _is_endpoint(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in OTLP_SCHEMES and bool(url.hostname) and url.port != 0
+    except ValueError:  # of the port
+        return False
+
+
 def front_end_options(
     args: argparse.Namespace, keys: tuple[str, ...], server: TritonServer
 ) -> FrontEndOptions:
     """What the front end of a started server is told."""
     return FrontEndOptions(
         engine_dir=str(args.engine),
-        tokenizer_dir=args.tokenizer_dir,
+        tokenizer_dir=str(args.tokenizer_dir or ""),
         model_name=server.repository.model_name,
         grpc_url=server.grpc_url,
         metrics_url=server.metrics_url,
@@ -107,5 +132,6 @@ def front_end_options(
         api_keys=keys,
         allow_origins=tuple(args.allow_origin),
         max_body_bytes=args.max_body_bytes,
+        otlp_traces_endpoint=args.otlp_traces_endpoint or "",
         exit_timeout_s=args.exit_timeout,
     )

@@ -12,6 +12,7 @@ the model is ready. SIGTERM and SIGINT end the server when the requests in fligh
   enginery serve engines/demo --backend native
   enginery serve engines/llama-h200 --emulate
   enginery serve engines/demo --openai
+  enginery serve --config serve.toml --http_port 0
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import contextlib
 import functools
 import json
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +33,17 @@ from enginery.cli.executor_flags import add_executor_flags, add_thread_flags, ex
 from enginery.cli.flags import FlagParser
 from enginery.cli.layout_flags import add_layout_flags, layout_options
 from enginery.cli.openai_flags import add_openai_flags, check_openai_flags, front_end_options
+from enginery.cli.operations_flags import (
+    add_log_flags,
+    add_watchdog_flags,
+    print_error,
+    print_log,
+    request_log_format,
+    watchdog_options,
+)
 from enginery.runtime.abi import POLICIES
 from enginery.runtime.engine import Engine
+from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -57,8 +66,11 @@ _NO_ERRORS = (
 def add_arguments(parser: FlagParser) -> None:
     """Declares the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("engine", type=Path, metavar="ENGINE", help="engine directory")
     server = parser.add_argument_group("server")
+    parser.add_config_flags(server)
+    server.add_argument(
+        "engine", type=Path, nargs="?", metavar="ENGINE", help="directory of the engine"
+    )
     add_layout_flags(server)
     add_backend_flags(server)
     server.add_argument(
@@ -76,11 +88,23 @@ def add_arguments(parser: FlagParser) -> None:
         default=30,
         help="seconds for requests in flight (%(default)s)",
     )
-    server.add_argument("--start_timeout", type=float, default=120, help="seconds (%(default)s)")
+    server.add_argument(
+        "--start_timeout",
+        type=float,
+        default=120,
+        help="seconds until the model must be ready (%(default)s)",
+    )
     server.add_argument(
         "--log_verbose", type=int, default=0, help="of tritonserver; 1: milestones (%(default)s)"
     )
-    server.add_argument("--tokenizer_dir", default="", help="default: the engine directory")
+    add_log_flags(server)
+    add_watchdog_flags(server)
+    server.add_argument(
+        "--tokenizer_dir",
+        type=Path,
+        metavar="DIR",
+        help="where tokenizer.json is (default: the engine directory)",
+    )
     server.add_argument(
         "--dry_run", action="store_true", help="write and check the repository, start nothing"
     )
@@ -98,11 +122,16 @@ def add_arguments(parser: FlagParser) -> None:
         "--max_queue_size", type=int, default=0, help="waiting requests before UNAVAILABLE (0: any)"
     )
     runtime.add_argument(
-        "--policy", choices=tuple(POLICIES), default="GUARANTEED_NO_EVICT", help="%(default)s"
+        "--policy",
+        choices=tuple(POLICIES),
+        default="GUARANTEED_NO_EVICT",
+        help="which requests are admitted, docs/architecture.md (%(default)s)",
     )
     add_thread_flags(runtime)
     runtime.add_argument("--max_chunk_tokens", type=int, default=0, help="longest prefill chunk")
-    runtime.add_argument("--disable_chunked_context", action="store_true")
+    runtime.add_argument(
+        "--disable_chunked_context", action="store_true", help="prefill a prompt in one step"
+    )
     runtime.add_argument("--disable_block_reuse", action="store_true", help="no prefix cache")
     add_executor_flags(parser)
     add_openai_flags(parser)
@@ -115,12 +144,15 @@ def run(args: argparse.Namespace) -> int:
     from enginery.triton_backend.repository import write_repository
     from enginery.triton_backend.server import ServerOptions, TritonServer
 
+    if args.engine is None:
+        raise InvalidArgumentError("engine: is missing; give ENGINE, or engine in --config FILE")
     api_keys = check_openai_flags(args)
     with Engine(args.engine) as engine:
         chosen = executor_options(args, engine)
     options = ModelOptions(
         engine_dir=str(args.engine),
-        tokenizer_dir=args.tokenizer_dir,
+        tokenizer_dir=str(args.tokenizer_dir or ""),
+        log_requests=request_log_format(args),
         runtime=RuntimeOptions(
             kv_cache_bytes=args.kv_cache_bytes,
             max_batch_size=args.max_batch_size,
@@ -132,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
             max_chunk_tokens=args.max_chunk_tokens,
             num_threads=args.num_threads,
             pin_threads=args.pin_threads,
+            **watchdog_options(args),
             **chosen,
         ),
     )
@@ -152,9 +185,14 @@ def run(args: argparse.Namespace) -> int:
                 exit_timeout_s=args.exit_timeout,
                 log_verbose=args.log_verbose,
             ),
-            on_log=_print_log,
+            on_log=functools.partial(_print_log, form=args.log_format),
         )
-        return _serve(server, args.start_timeout, functools.partial(_front_end, args, api_keys))
+        return _serve(
+            server,
+            args.start_timeout,
+            functools.partial(_front_end, args, api_keys),
+            functools.partial(print_error, form=args.log_format),
+        )
 
 
 def _front_end(
@@ -174,6 +212,7 @@ def _serve(
     server: TritonServer,
     start_timeout_s: float,
     make_front_end: Callable[[TritonServer], FrontEnd | None],
+    report: Callable[[str], None],
 ) -> int:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise _ToldToEnd
@@ -198,7 +237,7 @@ def _serve(
         if front_end is not None:
             front_end.kill()
         server.kill()
-    print(f"enginery serve: error: {reason}", file=sys.stderr)
+    report(reason)
     return _SERVER_DIED
 
 
@@ -207,9 +246,9 @@ def _set_handler(handler: Callable[[int, FrameType | None], None] | signal.Handl
         signal.signal(number, handler)
 
 
-def _print_log(line: str) -> None:
+def _print_log(line: str, form: str) -> None:
     if not any(text in line for text in _NO_ERRORS):
-        print(line, file=sys.stderr, flush=True)
+        print_log(line, form)
 
 
 def _print_ready(server: TritonServer, front_end: FrontEnd | None) -> None:

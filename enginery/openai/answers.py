@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import time
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .calls import Call
-from .generation import Piece, Usage
+from .generation import Piece, TokenLogprob, Usage
 from .served import Served
 from .token_texts import Offsets
 
@@ -23,14 +22,16 @@ class Answer(ABC):
     Args:
         call: what was asked.
         served: the model that answers.
+        request_id: what the request is called; part of the answer's id.
     """
 
     id_prefix: str
     whole_object: str
     chunk_object: str
 
-    def __init__(self, call: Call, served: Served) -> None:
-        self.id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+    def __init__(self, call: Call, served: Served, request_id: str) -> None:
+        self.id = f"{self.id_prefix}-{request_id}"
+        self.request_id = request_id
         self._call = call
         self._served = served
         self._created = int(time.time())
@@ -43,7 +44,7 @@ class Answer(ABC):
     def chunks(self, pieces: Sequence[tuple[int, Piece]]) -> Iterator[Json]:
         """Chunks of a stream for pieces; none for those that add nothing that a client sees."""
         for choice, piece in pieces:
-            self._note_usage(choice, piece)
+            self._note(choice, piece)
             self._num_output_tokens += len(piece.token_ids)
             is_first = choice not in self._texts
             self._texts.setdefault(choice, [])
@@ -60,13 +61,12 @@ class Answer(ABC):
     def add(self, pieces: Sequence[tuple[int, Piece]]) -> None:
         """Keeps pieces for `whole`."""
         for choice, piece in pieces:
-            self._note_usage(choice, piece)
-            self._texts.setdefault(choice, []).append(piece.text)
-            if piece.finish_reason:
-                self._finish_reasons[choice] = piece.finish_reason
-            for name, values in (self._logprobs_of(choice, piece) or {}).items():
-                known = self._logprobs.setdefault(choice, {})
-                known[name] = None if values is None else known.get(name, []) + values
+            self._note(choice, piece)
+            if choice not in self._texts:
+                self._texts[choice] = []
+                self._keep_logprobs(choice, self._opening_logprobs(choice))
+            self._texts[choice].append(piece.text)
+            self._keep_logprobs(choice, self._logprobs_of(choice, piece))
 
     def whole(self) -> Json:
         """The answer, when all pieces were added."""
@@ -97,14 +97,36 @@ class Answer(ABC):
         }
 
     @property
+    def model_name(self) -> str:
+        """The model that answers."""
+        return self._served.name
+
+    @property
+    def usages(self) -> Mapping[int, Usage]:
+        """Of the choices that have ended."""
+        return self._usages
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Of the choices that have ended, in order."""
+        return [self._finish_reasons[choice] for choice in sorted(self._finish_reasons)]
+
+    @property
     def first_token_ns(self) -> int:
         """When the first token was drawn, of those of ended sequences; 0: there is none."""
         times = [usage.first_token_ns for usage in self._usages.values() if usage.first_token_ns]
         return min(times, default=0)
 
-    def _note_usage(self, choice: int, piece: Piece) -> None:
+    def _note(self, choice: int, piece: Piece) -> None:
+        if piece.finish_reason:
+            self._finish_reasons[choice] = piece.finish_reason
         if piece.usage is not None:
             self._usages[choice] = piece.usage
+
+    def _keep_logprobs(self, choice: int, logprobs: Json | None) -> None:
+        for name, values in (logprobs or {}).items():
+            known = self._logprobs.setdefault(choice, {})
+            known[name] = None if values is None else known.get(name, []) + values
 
     def _head(self, kind: str) -> Json:
         return {
@@ -143,6 +165,10 @@ class Answer(ABC):
     def _text(self, text: str, choice: int) -> Json:
         """The fields of a whole choice that have its text."""
 
+    def _opening_logprobs(self, choice: int) -> Json | None:
+        """Those of what a choice has before its first piece; None: there is nothing."""
+        return None
+
     @abstractmethod
     def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
         """Log probabilities of a piece: lists that grow by being joined; None: not asked for."""
@@ -154,18 +180,35 @@ class CompletionAnswer(Answer):
     id_prefix = "cmpl"
     whole_object = chunk_object = "text_completion"
 
-    def __init__(self, call: Call, served: Served) -> None:
-        super().__init__(call, served)
+    def __init__(self, call: Call, served: Served, request_id: str) -> None:
+        super().__init__(call, served, request_id)
         self._offsets: dict[int, Offsets] = {}
+        self._prompt_logprobs: dict[int, Json] = {}
+
+    def _prompt_index(self, choice: int) -> int:
+        return choice // self._call.num_sequences
 
     def _prompt_text(self, choice: int) -> str:
         texts = self._call.prompt_texts
-        return texts[choice // self._call.num_sequences] if texts else ""
+        return texts[self._prompt_index(choice)] if texts else ""
+
+    def _note(self, choice: int, piece: Piece) -> None:
+        super()._note(choice, piece)
+        if piece.prompt_logprobs is not None:
+            index = self._prompt_index(choice)
+            token_ids = self._call.generations[index].token_ids
+            offsets = Offsets(self._served.texts)
+            # Nothing comes before the first token, so it has no probability.
+            known = (None, *piece.prompt_logprobs)
+            self._prompt_logprobs[index] = self._columns(token_ids, known, offsets)
 
     def _opening(self, choice: int) -> Iterator[Json]:
-        text = self._prompt_text(choice)
-        if text:
-            yield {"index": choice, "text": text, "logprobs": None, "finish_reason": None}
+        text, logprobs = self._prompt_text(choice), self._opening_logprobs(choice)
+        if text or logprobs:
+            yield {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def _opening_logprobs(self, choice: int) -> Json | None:
+        return self._prompt_logprobs.get(self._prompt_index(choice))
 
     def _delta(self, choice: int, piece: Piece, logprobs: Json | None) -> Iterator[Json]:
         yield {
@@ -179,16 +222,33 @@ class CompletionAnswer(Answer):
         return {"text": self._prompt_text(choice) + text}
 
     def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
-        if not self._call.has_logprobs or not piece.token_ids:
+        if self._call.num_logprobs is None or not piece.token_ids:
             return None
+        first = len(self._prompt_text(choice))
+        offsets = self._offsets.setdefault(choice, Offsets(self._served.texts, first))
+        return self._columns(piece.token_ids, piece.logprobs, offsets)
+
+    def _columns(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob | None], offsets: Offsets
+    ) -> Json:
         texts = self._served.texts
-        offsets = self._offsets.setdefault(choice, Offsets(texts))
+        top = [
+            None if entry is None else self._with_top(token_id, entry)
+            for token_id, entry in zip(token_ids, logprobs, strict=True)
+        ]
         return {
-            "tokens": [texts.text_of(token_id) for token_id in piece.token_ids],
-            "token_logprobs": list(piece.log_probs),
-            "top_logprobs": None,
-            "text_offset": offsets.next(piece.token_ids),
+            "tokens": [texts.text_of(token_id) for token_id in token_ids],
+            "token_logprobs": [None if e is None else _finite(e.log_prob) for e in logprobs],
+            "top_logprobs": top if self._call.num_logprobs else None,
+            "text_offset": offsets.next(token_ids),
         }
+
+    def _with_top(self, token_id: int, entry: TokenLogprob) -> Json:
+        """The likeliest tokens and the one that is there, by their texts."""
+        found: Json = {}
+        for other, log_prob in (*entry.top, (token_id, entry.log_prob)):
+            found.setdefault(self._served.texts.text_of(other), _finite(log_prob))
+        return found
 
 
 class ChatAnswer(Answer):
@@ -221,16 +281,26 @@ class ChatAnswer(Answer):
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def _logprobs_of(self, choice: int, piece: Piece) -> Json | None:
-        if not self._call.has_logprobs or not piece.token_ids:
+        if self._call.num_logprobs is None or not piece.token_ids:
             return None
-        texts = self._served.texts
         content = [
             {
-                "token": texts.text_of(token_id),
-                "logprob": log_prob,
-                "bytes": list(texts.bytes_of(token_id)),
-                "top_logprobs": [],
+                **self._token(token_id, entry.log_prob),
+                "top_logprobs": [self._token(*other) for other in entry.top],
             }
-            for token_id, log_prob in zip(piece.token_ids, piece.log_probs, strict=True)
+            for token_id, entry in zip(piece.token_ids, piece.logprobs, strict=True)
         ]
-        return {"content": content}
+        return {"content": content, "refusal": None}
+
+    def _token(self, token_id: int, log_prob: float) -> Json:
+        texts = self._served.texts
+        return {
+            "token": texts.text_of(token_id),
+            "logprob": _finite(log_prob),
+            "bytes": list(texts.bytes_of(token_id)),
+        }
+
+
+def _finite(log_prob: float) -> float:
+    """As OpenAI writes what is never drawn: JSON has no infinity."""
+    return max(log_prob, -9999.0)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 import enginery
 
+from . import request_ids
 from .answers import ChatAnswer, CompletionAnswer
 from .calls import chat_call, completion_call, tokens_of_chat
 from .clients import ClientLeftError
@@ -29,6 +30,9 @@ from .metrics import CONTENT_TYPE, CountRequests, Metrics
 from .options import FrontEndOptions
 from .schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .served import Served
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,8 +48,10 @@ _PAGE_HEADERS = {
 }
 
 
-def create_app(options: FrontEndOptions, model: Model, served: Served) -> FastAPI:
-    """The application; `model` and `served` are closed when it ends."""
+def create_app(
+    options: FrontEndOptions, model: Model, served: Served, tracing: Tracing | None = None
+) -> FastAPI:
+    """The application; what it is given is closed when it ends."""
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
@@ -53,6 +59,8 @@ def create_app(options: FrontEndOptions, model: Model, served: Served) -> FastAP
         yield
         served.close()
         await model.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     # The pages that FastAPI makes of the schema load scripts from elsewhere.
     app = FastAPI(
@@ -68,16 +76,22 @@ def create_app(options: FrontEndOptions, model: Model, served: Served) -> FastAP
     _add_information(app, model, served, metrics)
     # The last one added is asked first.
     app.add_middleware(LimitBody, max_bytes=options.max_body_bytes)
+    if tracing is not None:
+        from .tracing import TraceRequests  # which needs an extra
+
+        app.add_middleware(TraceRequests, tracing=tracing)
     app.add_middleware(CheckApiKey, keys=options.api_keys)
     if options.allow_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(options.allow_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["authorization", "content-type", request_ids.HEADER],
+            expose_headers=[request_ids.HEADER],
         )
     endpoints = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     app.add_middleware(CountRequests, metrics=metrics, endpoints=endpoints)
+    app.add_middleware(request_ids.NameRequests)
     return app
 
 
@@ -86,13 +100,17 @@ def _add_generation(app: FastAPI, model: Model, served: Served, metrics: Metrics
     async def completions(body: CompletionRequest, request: Request) -> Response:
         served.check_name(body.model)
         call = await completion_call(body, served)
-        return await answer_call(call, CompletionAnswer(call, served), model, metrics, request)
+        answer = CompletionAnswer(call, served, request.state.request_id)
+        request.state.call, request.state.answer = call, answer
+        return await answer_call(call, answer, model, metrics, request)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         served.check_name(body.model)
         call = await chat_call(body, served)
-        return await answer_call(call, ChatAnswer(call, served), model, metrics, request)
+        answer = ChatAnswer(call, served, request.state.request_id)
+        request.state.call, request.state.answer = call, answer
+        return await answer_call(call, answer, model, metrics, request)
 
 
 def _add_health(app: FastAPI, model: Model, served: Served) -> None:
@@ -107,8 +125,9 @@ def _add_health(app: FastAPI, model: Model, served: Served) -> None:
         return {"status": "ready"}
 
     @app.get("/health/generate")
-    async def generate() -> dict[str, Any]:
-        probe = Generation([served.probe], inputs={"max_tokens": 1, "ignore_eos": True})
+    async def generate(request: Request) -> dict[str, Any]:
+        inputs = {"max_tokens": 1, "ignore_eos": True}
+        probe = Generation([served.probe], inputs=inputs, request_id=request.state.request_id)
         token_ids: list[int] = []
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S), Pieces(model, [probe]) as pieces:
@@ -196,9 +215,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_client_left(_: Request, __: Exception) -> Response:
         return JSONResponse(None, CLIENT_LEFT)
 
-    async def on_bug(_: Request, error: Exception) -> Response:
+    async def on_bug(request: Request, error: Exception) -> Response:
         message = f"{type(error).__name__}: {error}"
-        return ApiError(500, message, code="internal_error").response()
+        # This one is not answered through the middleware that names requests.
+        headers = {request_ids.HEADER: request.state.request_id}
+        return ApiError(500, message, code="internal_error", headers=headers).response()
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -35,7 +35,8 @@ class Call:
         streams: an answer whenever tokens come.
         includes_usage: a stream ends with the token counts.
         counts_continuously: and every chunk has those so far.
-        has_logprobs: answers have log probabilities.
+        num_logprobs: answers have log probabilities, and those of so many of the likeliest tokens;
+            None: they have none.
     """
 
     generations: Sequence[Generation]
@@ -44,7 +45,7 @@ class Call:
     streams: bool
     includes_usage: bool
     counts_continuously: bool
-    has_logprobs: bool
+    num_logprobs: int | None
 
 
 async def completion_call(request: CompletionRequest, served: Served) -> Call:
@@ -54,13 +55,6 @@ async def completion_call(request: CompletionRequest, served: Served) -> Call:
         ApiError: names the field, the value and the limit.
     """
     _check_n(request, served, len(request.prompt))
-    if request.echo and request.logprobs is not None:
-        raise ApiError(
-            400,
-            "echo, logprobs: the model gives no log probabilities of the prompt; ask without one",
-            param="echo",
-            code="unsupported_parameter",
-        )
     adds = request.add_special_tokens is not False
     prompts = await asyncio.gather(*(_token_ids(p, served, adds) for p in request.prompt))
     generations = []
@@ -69,15 +63,21 @@ async def completion_call(request: CompletionRequest, served: Served) -> Call:
         served.check_token_ids("prompt", where, token_ids)
         room = _room(served, token_ids, "prompt", where)
         longest = _max_tokens(served, "max_tokens", request.max_tokens, room, where)
-        inputs = _inputs(request, longest or min(DEFAULT_MAX_TOKENS, room))
-        generations.append(_generation(request, token_ids, inputs, request.logprobs is not None))
+        max_tokens = min(DEFAULT_MAX_TOKENS, room) if longest is None else longest
+        inputs = _inputs(request, served, max_tokens, request.logprobs)
+        if request.logprobs is not None:
+            # The token that ended it is listed too: lm-eval takes the last one for the one drawn.
+            inputs["include_stop_token"] = True
+            if request.echo:
+                inputs["prompt_logprobs"] = request.logprobs
+        generations.append(_generation(request, token_ids, inputs))
     texts = []
     if request.echo:
         texts = [
             prompt if isinstance(prompt, str) else served.texts.decode(prompt)
             for prompt in request.prompt
         ]
-    return _call(request, generations, texts, request.logprobs is not None)
+    return _call(request, generations, texts, request.logprobs)
 
 
 async def chat_call(request: ChatRequest, served: Served) -> Call:
@@ -93,9 +93,9 @@ async def chat_call(request: ChatRequest, served: Served) -> Call:
     room = _room(served, token_ids, "messages", "messages")
     name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     longest = _max_tokens(served, name, getattr(request, name), room, "messages")
-    inputs = _inputs(request, longest or room)
-    has_logprobs = bool(request.logprobs)
-    return _call(request, [_generation(request, token_ids, inputs, has_logprobs)], [], has_logprobs)
+    num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    inputs = _inputs(request, served, longest or room, num_logprobs)
+    return _call(request, [_generation(request, token_ids, inputs)], [], num_logprobs)
 
 
 def _variables(given: dict[str, Any] | None) -> dict[str, Any]:
@@ -169,9 +169,19 @@ def _max_tokens(served: Served, name: str, value: int | None, room: int, where: 
     return value
 
 
-def _inputs(request: CompletionRequest | ChatRequest, max_tokens: int) -> dict[str, Any]:
+def _inputs(
+    request: CompletionRequest | ChatRequest,
+    served: Served,
+    max_tokens: int,
+    num_logprobs: int | None,
+) -> dict[str, Any]:
+    bias = request.logit_bias or {}
+    served.check_token_ids("logit_bias", "logit_bias", [*bias])
     inputs = {name: getattr(request, name) for name in _SAME_NAME}
     inputs["max_tokens"] = max_tokens
+    inputs["logprobs"] = num_logprobs
+    inputs["logit_bias_ids"] = [*bias]
+    inputs["logit_bias_values"] = [*bias.values()]
     inputs["stop_words"] = request.stop
     # 0 is all tokens to the runtime, and so is -1 to clients of vLLM.
     inputs["top_k"] = 0 if request.top_k == -1 else request.top_k
@@ -181,13 +191,8 @@ def _inputs(request: CompletionRequest | ChatRequest, max_tokens: int) -> dict[s
 
 
 def _generation(
-    request: CompletionRequest | ChatRequest,
-    token_ids: list[int],
-    inputs: dict[str, Any],
-    has_logprobs: bool,
+    request: CompletionRequest | ChatRequest, token_ids: list[int], inputs: dict[str, Any]
 ) -> Generation:
-    if has_logprobs:
-        inputs["return_log_probs"] = True
     return Generation(token_ids, request.n or 1, inputs, bool(request.stream))
 
 
@@ -195,7 +200,7 @@ def _call(
     request: CompletionRequest | ChatRequest,
     generations: Sequence[Generation],
     prompt_texts: Sequence[str],
-    has_logprobs: bool,
+    num_logprobs: int | None,
 ) -> Call:
     return Call(
         generations=generations,
@@ -204,5 +209,5 @@ def _call(
         streams=bool(request.stream),
         includes_usage=request.includes_usage,
         counts_continuously=request.counts_continuously,
-        has_logprobs=has_logprobs,
+        num_logprobs=num_logprobs,
     )

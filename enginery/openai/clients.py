@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import CLIENT_LEFT
 
 T = TypeVar("T")
 
@@ -44,6 +46,38 @@ async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -
 async def _wait_for_leave(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def call_and_note(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, note: Callable[[int], None]
+) -> None:
+    """Lets an application answer.
+
+    Args:
+        app: the application.
+        scope: of the request, as the next two.
+        receive: as ASGI has it.
+        send: likewise.
+        note: called at the end with the status: `CLIENT_LEFT` where not all of the answer could be
+            sent, 500 where the application failed.
+    """
+    status, is_whole = CLIENT_LEFT, False
+
+    async def noting_send(message: Message) -> None:
+        nonlocal status, is_whole
+        await send(message)
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif not message.get("more_body", False):
+            is_whole = True
+
+    try:
+        await app(scope, receive, noting_send)
+    except Exception:
+        status, is_whole = 500, True
+        raise
+    finally:
+        note(status if is_whole else CLIENT_LEFT)
 
 
 class Stream(Response):

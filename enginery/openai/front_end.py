@@ -9,6 +9,7 @@ import json
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import IO
 
 from enginery.triton_backend.errors import ServerError
@@ -17,19 +18,39 @@ from .options import FrontEndOptions
 
 _KILL_AFTER_S = 5
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "tritonclient")
+_NEEDED_BY_TRACES = (
+    "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http",
+    "opentelemetry.exporter.otlp.proto.grpc",
+)  # fmt: skip
 
 
-def check_installed() -> None:
+def check_installed(*, traces: bool = False) -> None:
     """Refuses to start without what the process needs.
+
+    Args:
+        traces: whether it sends any.
 
     Raises:
         ServerError: names what is missing and the extra that has it.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    _check_installed("--openai", _NEEDED, "serve")
+    if traces:
+        _check_installed("--otlp_traces_endpoint", _NEEDED_BY_TRACES, "tracing")
+
+
+def _check_installed(flag: str, needed: Sequence[str], extra: str) -> None:
+    missing = [name for name in needed if not _is_installed(name)]
     if missing:
         raise ServerError(
-            f"--openai needs {', '.join(missing)}; pip install 'enginery[serve]' brings it"
+            f"{flag} needs {', '.join(missing)}; pip install 'enginery[{extra}]' brings it"
         )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
 
 
 class FrontEnd:

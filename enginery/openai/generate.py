@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,8 +34,8 @@ async def answer_call(
         ApiError: the model refused the call or failed before its first tokens.
         ClientLeftError: nobody waits any more.
     """
-    headers = {"X-Request-Id": answer.id}
-    pieces = Pieces(model, call.generations)
+    named = [replace(each, request_id=answer.request_id) for each in call.generations]
+    pieces = Pieces(model, named)
     stopwatch = Stopwatch(metrics)
     if not call.streams:
         is_whole = False
@@ -43,7 +44,7 @@ async def answer_call(
             is_whole = True
         finally:
             stopwatch.end(answer.usage(), answer.first_token_ns, is_whole)
-        return Response(sse.to_json(answer.whole()), 200, headers, "application/json")
+        return Response(sse.to_json(answer.whole()), 200, media_type="application/json")
     try:
         first = await unless_client_leaves(request.receive, _first(pieces))
     except BaseException:
@@ -56,7 +57,7 @@ async def answer_call(
         await pieces.close()
 
     body = _events(call, answer, pieces, first, stopwatch)
-    return Stream(body, {**headers, **sse.HEADERS}, sse.MEDIA_TYPE, end)
+    return Stream(body, sse.HEADERS, sse.MEDIA_TYPE, end)
 
 
 async def _collect(pieces: Pieces, answer: Answer) -> None:

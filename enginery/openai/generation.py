@@ -6,9 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, Self
 
 from .errors import ApiError
+
+# Pieces that nobody took before they are joined: often enough for memory, seldom enough for time.
+_JOIN_AFTER = 256
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,14 @@ class Generation:
         num_sequences: drawn for it.
         inputs: further inputs of the model, in the names of `triton_backend.tensors`.
         streams: pieces as tokens come; else one per sequence at its end.
+        request_id: what the model's log is to call it.
     """
 
     token_ids: Sequence[int]
     num_sequences: int = 1
     inputs: Mapping[str, Any] = field(default_factory=dict)
     streams: bool = False
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,19 @@ class Usage:
     num_output_tokens: int
     num_reused_tokens: int
     first_token_ns: int
-    """CLOCK_MONOTONIC; 0: there was none."""
+    """CLOCK_MONOTONIC, as the other times; 0: there was none."""
+    arrival_ns: int = 0
+    first_scheduled_ns: int = 0
+    last_token_ns: int = 0
+
+
+class TokenLogprob(NamedTuple):
+    """Natural logarithms of probabilities in place of one token."""
+
+    log_prob: float
+    """Of the token that is there."""
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, logarithm) of the likeliest ones, likeliest first; as many as were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +64,11 @@ class Piece:
     sequence_index: int
     text: str
     token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...] = ()
-    """Natural log, one per token; empty when not asked for."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One per token; empty when not asked for."""
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    """One per token of the prompt from the second on, in the first piece of a generation; None in
+    others, and when not asked for."""
     finish_reason: str = ""
     """Empty while the sequence goes on; "stop" or "length"."""
     usage: Usage | None = None
@@ -78,7 +99,8 @@ class Pieces:
     """The pieces of several generations as they come, together in one queue.
 
     What piled up for a sequence while nobody took it is joined, so that a slow reader of a fast
-    model is sent fewer and larger pieces. Use as an asynchronous context manager: leaving it
+    model is sent fewer and larger pieces, and one that has stopped to read costs the bytes of its
+    tokens. Use as an asynchronous context manager: leaving it
     cancels what still runs.
     """
 
@@ -87,6 +109,7 @@ class Pieces:
         self._generations = generations
         self._tasks: list[asyncio.Task[None]] = []
         self._queued: list[tuple[int, Piece]] = []
+        self._join_at = _JOIN_AFTER
         self._changed = asyncio.Event()
         self._num_open = len(generations)
         self._error: BaseException | None = None
@@ -106,7 +129,13 @@ class Pieces:
         if not self._queued:
             self.raise_error()
         queued, self._queued = self._queued, []
+        self._join_at = _JOIN_AFTER
         return _joined(queued)
+
+    @property
+    def num_waiting(self) -> int:
+        """Pieces that nobody has taken yet."""
+        return len(self._queued)
 
     def raise_error(self) -> None:
         """Raises what made a generation fail, although pieces of before were not taken yet."""
@@ -142,6 +171,9 @@ class Pieces:
             async for piece in stream:
                 num_left -= piece.finish_reason != ""
                 self._queued.append((first_choice + piece.sequence_index, piece))
+                if self.num_waiting >= self._join_at:
+                    self._queued = _joined(self._queued)
+                    self._join_at = len(self._queued) + _JOIN_AFTER
                 self._changed.set()
             if num_left:
                 raise ApiError(500, f"the model ended without {num_left} of its sequences")
@@ -157,15 +189,20 @@ class Pieces:
 
 
 def _joined(queued: Sequence[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
-    found: dict[int, Piece] = {}
+    of_choices: dict[int, list[Piece]] = {}
     for choice, piece in queued:
-        earlier = found.get(choice)
-        if earlier is not None:
-            piece = replace(
-                piece,
-                text=earlier.text + piece.text,
-                token_ids=earlier.token_ids + piece.token_ids,
-                log_probs=earlier.log_probs + piece.log_probs,
-            )
-        found[choice] = piece
-    return list(found.items())
+        of_choices.setdefault(choice, []).append(piece)
+    return [(choice, _join(pieces)) for choice, pieces in of_choices.items()]
+
+
+def _join(pieces: Sequence[Piece]) -> Piece:
+    """One piece of consecutive ones of a sequence."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return replace(
+        pieces[-1],
+        text="".join(piece.text for piece in pieces),
+        token_ids=tuple(chain.from_iterable(piece.token_ids for piece in pieces)),
+        logprobs=tuple(chain.from_iterable(piece.logprobs for piece in pieces)),
+        prompt_logprobs=pieces[0].prompt_logprobs,
+    )

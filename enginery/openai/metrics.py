@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import CLIENT_LEFT
+from .clients import call_and_note
 from .generation import Piece
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -134,20 +134,10 @@ class CountRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = CLIENT_LEFT
-        is_sent = False
 
-        async def noting_send(message: Message) -> None:
-            nonlocal status, is_sent
-            await send(message)
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif not message.get("more_body", False):
-                is_sent = True
-
-        try:
-            await self._app(scope, receive, noting_send)
-        finally:
+        def note(status: int) -> None:
             path = scope["path"]
             endpoint = path if path in self._endpoints else "other"
-            self._metrics.requests.labels(endpoint, status if is_sent else CLIENT_LEFT).inc()
+            self._metrics.requests.labels(endpoint, status).inc()
+
+        await call_and_note(self._app, scope, receive, send, note)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 DEFAULT_PORT = 9000
 DEFAULT_MAX_BODY_BYTES = 4 << 20
+OTLP_SCHEMES = ("http", "https", "grpc", "grpcs")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class FrontEndOptions:
         api_keys: any of them is accepted; none: no key is asked for.
         allow_origins: origins whose pages may call from a browser; none: no page but ours may.
         max_body_bytes: of a request.
+        otlp_traces_endpoint: URL of a collector of traces; empty: there are none.
         exit_timeout_s: how long requests in flight may go on when told to end.
     """
 
@@ -41,6 +43,7 @@ class FrontEndOptions:
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    otlp_traces_endpoint: str = ""
     exit_timeout_s: float = 30
 
     def to_json(self) -> str:

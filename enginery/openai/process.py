@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -22,6 +23,9 @@ from .listener import listen
 from .options import FrontEndOptions
 from .served import Served
 from .triton import TritonModel
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 
 def main() -> int:
@@ -48,7 +52,7 @@ def _serve(options: FrontEndOptions, listener: socket.socket) -> None:
     # The client of Triton server belongs to the event loop, so it is made in it.
     def factory() -> object:
         model = TritonModel(options.grpc_url, options.metrics_url, options.model_name)
-        return create_app(options, model, served)
+        return create_app(options, model, served, _tracing(options))
 
     server = Server(
         uvicorn.Config(
@@ -63,6 +67,14 @@ def _serve(options: FrontEndOptions, listener: socket.socket) -> None:
     )
     threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
     server.run([listener])
+
+
+def _tracing(options: FrontEndOptions) -> Tracing | None:
+    if not options.otlp_traces_endpoint:
+        return None
+    from .tracing import Tracing  # which needs an extra
+
+    return Tracing.to_collector(options.otlp_traces_endpoint)
 
 
 def _end_with_parent(server: uvicorn.Server) -> None:

@@ -21,9 +21,11 @@ from pydantic import (
 )
 
 from enginery.runtime.options import Unsupported, option_problems
+from enginery.runtime.sampling_params import MAX_LOGPROBS
 
 from . import unsupported
 from .errors import ApiError
+from .logit_bias import LOGIT_BIAS_SCHEMA, read_logit_bias
 from .prompts import INT32_MAX, PROMPT_SCHEMA, TEXT_SCHEMA, Prompt, characters, read_prompts
 
 MAX_SEQUENCES = 128
@@ -39,19 +41,10 @@ Text = Annotated[str, AfterValidator(characters)]
 SomeText = Annotated[str, Field(min_length=1), AfterValidator(characters)]
 
 
-def _only_drawn(value: Any) -> Any:
-    if isinstance(value, int) and value > 0:
-        raise ValueError(
-            f"is {value}; at most 0: the model gives the log probability of the token drawn, not "
-            "of the likeliest ones"
-        )
-    return value
-
-
-# Limit of both kinds of completion on the likeliest tokens.
-_TopLogprobs = Annotated[Annotated[int, Field(ge=0, le=0)] | None, BeforeValidator(_only_drawn)]
-
-
+TopLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None
+LogitBias = Annotated[
+    dict[int, float] | None, PlainValidator(read_logit_bias), WithJsonSchema(LOGIT_BIAS_SCHEMA)
+]
 _STOP_SCHEMA = {
     "anyOf": [
         TEXT_SCHEMA,
@@ -129,6 +122,7 @@ class _Generate(_Schema):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: LogitBias = None
     seed: int | None = Field(None, ge=0, le=2**64 - 1)
     max_tokens: int | None = Field(None, ge=1, le=INT32_MAX)
     min_tokens: int | None = Field(None, ge=0, le=INT32_MAX)
@@ -162,8 +156,9 @@ class CompletionRequest(_Generate):
     unsupported: ClassVar[Unsupported] = unsupported.COMPLETIONS
 
     prompt: Annotated[list[Prompt], PlainValidator(read_prompts), WithJsonSchema(PROMPT_SCHEMA)]
+    max_tokens: int | None = Field(None, ge=0, le=INT32_MAX)
     echo: bool | None = None
-    logprobs: _TopLogprobs = None
+    logprobs: TopLogprobs = None
     add_special_tokens: bool | None = None
 
 
@@ -204,7 +199,7 @@ class ChatRequest(_Generate):
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, le=INT32_MAX)
     logprobs: bool | None = None
-    top_logprobs: _TopLogprobs = None
+    top_logprobs: TopLogprobs = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")

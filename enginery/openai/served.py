@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from enginery.runtime.engine import Engine
-from enginery.runtime.errors import EngineryError, NotFoundError
+from enginery.runtime.errors import (
+    EngineryError,
+    InvalidArgumentError,
+    NotFoundError,
+    TextTooLongError,
+)
 from enginery.runtime.tokenizer import Tokenizer
 
 from .errors import ApiError
@@ -80,7 +85,9 @@ class Served:
         )
         tokenizer = None
         with contextlib.suppress(NotFoundError):
-            tokenizer = Tokenizer(options.tokenizer_dir or options.engine_dir)
+            tokenizer = Tokenizer(
+                options.tokenizer_dir or options.engine_dir, max_input_len=info.max_input_len
+            )
         return cls(options.model_name, limits, tokenizer, texts, info.bos_token_id or 0)
 
     @property
@@ -102,16 +109,30 @@ class Served:
                 code="model_not_found",
             )
 
-    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    async def encode(
+        self, text: str, add_special_tokens: bool = True, param: str = "prompt"
+    ) -> list[int]:
         """Token ids of a text.
 
+        Args:
+            text: any.
+            add_special_tokens: as the tokenizer's files say.
+            param: the field of the request that it comes from.
+
         Raises:
-            ApiError: there is no tokenizer.
+            ApiError: there is no tokenizer, or the text is too long for certain.
         """
-        tokenizer = self._need_tokenizer("prompt")
-        return await self._in_thread(
-            lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        tokenizer = self._need_tokenizer(param)
+        encode = functools.partial(
+            tokenizer.encode, text, add_special_tokens=add_special_tokens, name=param
         )
+        try:
+            return await self._in_thread(encode)
+        except TextTooLongError as error:
+            code = "context_length_exceeded"
+            raise ApiError(400, str(error), param=param, code=code) from error
+        except InvalidArgumentError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_value") from error
 
     async def encode_chat(
         self,
@@ -133,20 +154,21 @@ class Served:
                 code="no_chat_template",
             )
 
-        def encode() -> list[int]:
-            text = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, **variables
-            )
-            return tokenizer.encode(text, add_special_tokens=False)
-
+        write = functools.partial(
+            tokenizer.apply_chat_template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
         try:
-            return await self._in_thread(encode)
+            text = await self._in_thread(write)
         except EngineryError as error:
             raise ApiError(400, str(error), param="messages") from error
         except Exception as error:
             # Templates are programs, written for messages of a certain kind.
             reason = f"messages: the chat template fails: {type(error).__name__}: {error}"
             raise ApiError(400, reason, param="messages") from error
+        return await self.encode(text, add_special_tokens=False, param="messages")
 
     async def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included.

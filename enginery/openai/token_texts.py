@@ -56,12 +56,13 @@ class Offsets:
 
     Args:
         texts: of the tokens.
+        first: where the first token begins.
     """
 
-    def __init__(self, texts: TokenTexts) -> None:
+    def __init__(self, texts: TokenTexts, first: int = 0) -> None:
         self._texts = texts
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_chars = 0
+        self._num_chars = first
 
     def next(self, token_ids: Iterable[int]) -> list[int]:
         """The offsets of the next tokens; a character in several tokens begins in the first."""

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from enginery.triton_backend.tensors import INPUTS
 
 from .errors import model_error, not_ready
-from .generation import Generation, Piece, Usage
+from .generation import Generation, Piece, TokenLogprob, Usage
 
 _READY_TIMEOUT_S = 5
 _METRICS_TIMEOUT_S = 5
@@ -94,7 +94,11 @@ class TritonModel:
             "return_perf_metrics": True,
             **generation.inputs,
         }
-        yield {"model_name": self._model_name, "inputs": tensors(inputs)}
+        yield {
+            "model_name": self._model_name,
+            "inputs": tensors(inputs),
+            "request_id": generation.request_id,
+        }
 
 
 def tensors(inputs: Mapping[str, Any]) -> list[Any]:
@@ -122,18 +126,36 @@ def read_piece(response: Any) -> Piece:
             num_output_tokens=_integer(raw["num_output_tokens"]),
             num_reused_tokens=_integer(raw["num_reused_tokens"]),
             first_token_ns=_integer(raw["first_token_time_ns"]),
+            arrival_ns=_integer(raw["arrival_time_ns"]),
+            first_scheduled_ns=_integer(raw["first_scheduled_time_ns"]),
+            last_token_ns=_integer(raw["last_token_time_ns"]),
         )
     finish_reason = _text(raw["finish_reason"])
     if finish_reason not in ("", "stop", "length"):
         # Nobody here cancels and goes on listening, or sets a time limit: the server is ending.
         raise not_ready(f"the request was ended: {finish_reason}")
+    has_prompt = "prompt_log_probs" in raw
     return Piece(
         sequence_index=_integer(raw["sequence_index"]),
         text=_text(raw["text_output"]),
         token_ids=tuple(np.frombuffer(raw["output_ids"], np.int32).tolist()),
-        log_probs=tuple(np.frombuffer(raw.get("output_log_probs", b""), np.float32).tolist()),
+        logprobs=_logprobs(raw, "output_log_probs", "top"),
+        prompt_logprobs=_logprobs(raw, "prompt_log_probs", "prompt_top") if has_prompt else None,
         finish_reason=finish_reason,
         usage=usage,
+    )
+
+
+def _logprobs(raw: Mapping[str, bytes], name: str, top: str) -> tuple[TokenLogprob, ...]:
+    """Those in three outputs: of the tokens, and of as many likeliest ones for each."""
+    log_probs = np.frombuffer(raw.get(name, b""), np.float32).tolist()
+    token_ids = np.frombuffer(raw.get(f"{top}_token_ids", b""), np.int32).tolist()
+    values = np.frombuffer(raw.get(f"{top}_log_probs", b""), np.float32).tolist()
+    best = tuple(zip(token_ids, values, strict=True))
+    width = len(best) // max(1, len(log_probs))
+    return tuple(
+        TokenLogprob(log_prob, best[i * width : (i + 1) * width])
+        for i, log_prob in enumerate(log_probs)
     )
 
 

@@ -17,7 +17,6 @@ _TOOLS = "tool calls are not built"
 _STORE = "nothing is stored here"
 
 _BOTH: Unsupported = {
-    "logit_bias": (({},), "the model behind Triton server has no input for it"),
     "best_of": ((1,), "sequences are not ranked; ask for them with n and choose by logprobs"),
     "use_beam_search": ((False,), _BEAMS),
     "length_penalty": ((1, 1.0), f"it belongs to beam search: {_BEAMS}"),

@@ -125,11 +125,11 @@ def test_a_file_gives_options_and_the_command_line_comes_first(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch = 4", "max_batch: is not an option"),
-        ("max_batch_size = '4'", "max_batch_size: '4' is not of type int"),
-        ("max_batch_size = true", "max_batch_size: True is not of type int"),
-        ("dry_run = 1", "dry_run: 1 is not of type bool"),
-        ("model = 'a'\nmodel_dir = 'b'", "model_dir: gives the option model twice"),
+        ("max_batch = 4", "max_batch: there is no such option; did you mean max_batch_size?"),
+        ("max_batch_size = '4'", "max_batch_size = '4': must be an integer"),
+        ("max_batch_size = true", "max_batch_size = True: must be an integer"),
+        ("dry_run = 1", "dry_run = 1: must be true or false"),
+        ("model = 'a'\nmodel_dir = 'b'", "model_dir: gives model a second time"),
         ("model = ", "is not valid TOML"),
     ],
 )
@@ -144,7 +144,7 @@ def test_files_that_are_refused(
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build("--config", tmp_path / "no.toml") == 2
-    assert "config: cannot be read: No such file" in capsys.readouterr().err
+    assert "no.toml: cannot be read: No such file" in capsys.readouterr().err
 
 
 def test_model_and_output_are_both_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import socket
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,12 @@ def test_keys_of_flag_and_file(tmp_path: Path) -> None:
         (("--openai_port", "65536"), "openai_port = 65536: must be 0..65535"),
         (("--max_body_bytes", "0"), "max_body_bytes = 0: must be at least 1"),
         (("--layout", "tensorrt_llm"), "layout = tensorrt_llm"),
+        (
+            ("--otlp_traces_endpoint", "localhost:4317"),
+            "otlp_traces_endpoint = localhost:4317: must",
+        ),
+        (("--otlp_traces_endpoint", "http://"), "must be a URL with the scheme http, https, grpc"),
+        (("--otlp_traces_endpoint", "grpc://a:port"), "and a host, e.g. http://localhost:4318"),
         (("--api_key", ""), "api_key: a key must be printable"),
         (("--api_key", "with space"), "api_key: a key must be printable"),
         (("--api_key_file", "/nowhere/at/all"), "api_key_file = /nowhere/at/all: "),
@@ -45,6 +53,27 @@ def test_what_is_refused(options: tuple[str, ...], says: str) -> None:
         check_openai_flags(parsed(*options))
     assert says in str(error.value)
     assert "with space" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://a", "https://[::1]:4318/v1/traces", "grpc://a:4317"])
+def test_collectors(url: str) -> None:
+    assert check_openai_flags(parsed("--otlp_traces_endpoint", url)) == ()
+
+
+def test_traces_need_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+
+    def find_spec(name: str) -> ModuleSpec | None:
+        if name.startswith("opentelemetry."):
+            raise ModuleNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert check_openai_flags(parsed()) == ()
+    with pytest.raises(ServerError) as missing:
+        check_openai_flags(parsed("--otlp_traces_endpoint", "http://localhost:4318"))
+    assert "--otlp_traces_endpoint needs opentelemetry.sdk, " in str(missing.value)
+    assert "pip install 'enginery[tracing]'" in str(missing.value)
 
 
 def test_port_that_is_taken_is_found_before_anything_starts() -> None:

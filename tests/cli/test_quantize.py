@@ -178,6 +178,9 @@ def test_inputs_that_blocks_do_not_divide_are_refused(
     flags = ("--qformat", qformat, "--calib_dataset", text)
     error = error_of(capsys, quantize(model, tmp_path / "out", *flags))
     assert "model.layers.0.mlp.down_proj: is 128 x 192" in error
+    blocks = ("--awq_block_size", 64)
+    with pytest.raises(AssertionError, match="refused too late"):
+        quantize(model, tmp_path / "out", *flags, *blocks)
     # Without those layers the checks go on to the calibration.
     with pytest.raises(AssertionError, match="refused too late"):
         quantize(model, tmp_path / "out", *flags, "--exclude_modules", "down_proj")

@@ -8,6 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak_s", type=float, default=180, help="of test_triton_soak (180)")
+    parser.addoption("--soak_record", type=Path, help="file for its counts and memory")
+
+
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
 Reference = Callable[[Path, Sequence[int]], npt.NDArray[np.float32]]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,10 +16,12 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from enginery.openai.tracing import SPAN_NAME
 from enginery.runtime.llm import LLM
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.triton_backend.metrics import KV_CACHE_BLOCKS
 from tests.support.openai_server import KEY, MODEL, Serving, posted, serving
+from tests.support.otlp import Collector, attributes, collector
 from tests.support.triton import (
     DEADLINE_S,
     LASTING,
@@ -47,11 +50,44 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def traces() -> Iterator[Collector]:
+    with pytest.MonkeyPatch.context() as patch, collector() as found:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(engine: Path, traces: Collector, tmp_path_factory: Any) -> Iterator[Serving]:
+    with checked(engine, traces, tmp_path_factory, "python") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def native_server(engine: Path, traces: Collector, tmp_path_factory: Any) -> Iterator[Serving]:
+    with checked(engine, traces, tmp_path_factory, "native") as running:
+        yield running
+
+
+@pytest.fixture(params=["server", "native_server"])
+def either(request: pytest.FixtureRequest) -> Serving:
+    """A server of each backend."""
+    found: Serving = request.getfixturevalue(request.param)
+    return found
+
+
+@contextlib.contextmanager
+def checked(
+    engine: Path, traces: Collector, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[Serving]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"another-key\n\n{KEY}\n")
-    options = (f"--max_queue_size={MAX_QUEUE_SIZE}", f"--api_key_file={keys}")
-    with serving(engine, *options) as running:
+    options = {
+        "max_queue_size": MAX_QUEUE_SIZE,
+        "api_key_file": keys,
+        "backend": backend,
+        "otlp_traces_endpoint": traces.url,
+    }
+    with serving(engine, *(f"--{name}={value}" for name, value in options.items())) as running:
         yield running
         # All that the tests asked for has left nothing behind, and the server ends cleanly, when
         # what is in flight has ended.
@@ -75,9 +111,9 @@ def llm(engine: Path) -> Iterator[LLM]:
         yield opened
 
 
-def test_completion_is_that_of_the_runtime(server: Serving, llm: LLM) -> None:
+def test_completion_is_that_of_the_runtime(either: Serving, llm: LLM) -> None:
     expected = llm.generate(PROMPT, SamplingParams(**DRAWN, max_tokens=30, n=3, stop=["e"]))
-    found = server.client().completions.create(
+    found = either.client().completions.create(
         model=MODEL, prompt=PROMPT, max_tokens=30, n=3, stop=["e"], **DRAWN
     )
     assert [choice.text for choice in found.choices] == [o.text for o in expected.outputs]
@@ -89,7 +125,7 @@ def test_completion_is_that_of_the_runtime(server: Serving, llm: LLM) -> None:
     assert found.usage.completion_tokens == sum(len(o.token_ids) for o in expected.outputs)
 
 
-def test_parameters_of_other_servers(server: Serving, llm: LLM) -> None:
+def test_parameters_of_other_servers(either: Serving, llm: LLM) -> None:
     options: dict[str, Any] = {
         "top_k": 40, "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 5,
         "stop_token_ids": [*range(0, 320, 7)], "ignore_eos": True,
@@ -97,15 +133,15 @@ def test_parameters_of_other_servers(server: Serving, llm: LLM) -> None:
     prompt = [313, 1, 250, 99, 17]
     params = SamplingParams(**DRAWN, **options, max_tokens=40, presence_penalty=0.5)
     expected = llm.generate(prompt, params).outputs[0]
-    found = server.client().completions.create(
+    found = either.client().completions.create(
         model=MODEL, prompt=prompt, max_tokens=40, presence_penalty=0.5, extra_body=options, **DRAWN
     )
     assert found.choices[0].text == expected.text
     assert found.choices[0].finish_reason == expected.finish_reason
 
 
-def test_streams_are_the_whole_in_pieces(server: Serving) -> None:
-    client = server.client()
+def test_streams_are_the_whole_in_pieces(either: Serving) -> None:
+    client = either.client()
     options: dict[str, Any] = {"model": MODEL, "max_tokens": 60, "n": 2, **DRAWN, **ENDLESS}
     whole = client.completions.create(prompt=[PROMPT, "And"], **options)
     texts = dict.fromkeys(range(4), "")
@@ -173,6 +209,95 @@ def test_logprobs_and_text_offsets(server: Serving, llm: LLM) -> None:
     ).choices[0]
     assert chat.logprobs is not None
     assert len(chat.logprobs.content or []) == 5
+
+
+def test_likeliest_tokens_and_logprobs_of_the_prompt(server: Serving, llm: LLM) -> None:
+    """As lm-eval asks for loglikelihoods: token ids, echo, and the likeliest token besides."""
+    prompt = [313, 1, 250, 99, 17]
+    params = SamplingParams(**GREEDY, max_tokens=1, logprobs=2, prompt_logprobs=2)
+    expected = llm.generate(prompt, params)
+    entries = [*(expected.prompt_logprobs or [])[1:], *(expected.outputs[0].logprobs or [])]
+    known = [entry for entry in entries if entry is not None]
+    own = [next(iter(entry.values())).logprob for entry in known]
+    best = [max(value.logprob for value in entry.values()) for entry in known]
+    client = server.client()
+    options: dict[str, Any] = {
+        "model": MODEL, "max_tokens": 1, "logprobs": 2, "echo": True, "n": 2, **GREEDY
+    }  # fmt: skip
+    whole = client.completions.create(prompt=[prompt, prompt], **options).choices
+    assert len(whole) == 4
+    for choice in whole:
+        assert choice.logprobs is not None
+        nothing, *log_probs = choice.logprobs.token_logprobs or []
+        assert nothing is None
+        assert log_probs == pytest.approx(own, rel=1e-5)
+        top = (choice.logprobs.top_logprobs or [])[1:]
+        assert [max(entry.values()) for entry in top] == pytest.approx(best, rel=1e-5)
+        assert len(choice.logprobs.text_offset or []) == len(prompt) + 1
+    parts: dict[int, list[Any]] = {index: [] for index in range(4)}
+    for chunk in client.completions.create(prompt=[prompt, prompt], stream=True, **options):
+        for part in chunk.choices:
+            parts[part.index].append(part.logprobs)
+    for choice in whole:
+        assert choice.logprobs is not None
+        for name, values in choice.logprobs.model_dump().items():
+            found = [v for part in parts[choice.index] for v in getattr(part, name)]
+            assert found == values, name
+    scored = client.completions.create(prompt=prompt, **{**options, "max_tokens": 0, "n": 1})
+    assert scored.usage is not None
+    assert (scored.usage.completion_tokens, scored.choices[0].finish_reason) == (0, "length")
+    assert scored.choices[0].logprobs is not None
+    assert whole[0].logprobs is not None
+    assert scored.choices[0].logprobs.token_logprobs == whole[0].logprobs.token_logprobs[:-1]
+
+
+def test_end_token_is_listed(server: Serving, llm: LLM) -> None:
+    token = llm.generate([5, 6], SamplingParams(**GREEDY, max_tokens=1)).outputs[0].token_ids[0]
+    (choice,) = (
+        server.client()
+        .completions.create(
+            model=MODEL, prompt=[5, 6], logprobs=0, extra_body={"stop_token_ids": [token]}, **GREEDY
+        )
+        .choices
+    )
+    assert (choice.text, choice.finish_reason) == ("", "stop")
+    assert choice.logprobs is not None
+    assert len(choice.logprobs.token_logprobs or []) == 1
+
+
+def test_likeliest_tokens_of_a_chat(server: Serving, llm: LLM) -> None:
+    params = SamplingParams(**GREEDY, max_tokens=4, logprobs=3)
+    expected = llm.chat(CHAT, params).outputs[0].logprobs
+    assert expected is not None
+    client = server.client()
+    options: dict[str, Any] = {
+        "model": MODEL, "messages": CHAT, "max_tokens": 4, "logprobs": True, "top_logprobs": 3
+    }  # fmt: skip
+    (choice,) = client.chat.completions.create(**options, **GREEDY).choices
+    assert choice.logprobs is not None
+    content = choice.logprobs.content or []
+    for token, entry in zip(content, expected, strict=True):
+        values = sorted((value.logprob for value in entry.values()), reverse=True)
+        assert [other.logprob for other in token.top_logprobs] == pytest.approx(values, rel=1e-5)
+        assert token.logprob == pytest.approx(values[0], rel=1e-5)
+        assert token.top_logprobs[0].bytes == token.bytes
+    stream = client.chat.completions.create(**options, **GREEDY, stream=True)
+    logprobs = [chunk.choices[0].logprobs for chunk in stream]
+    streamed = [token for part in logprobs if part for token in part.content or []]
+    assert [token.model_dump() for token in streamed] == [t.model_dump() for t in content]
+
+
+def test_logit_bias(server: Serving, llm: LLM) -> None:
+    bias = {ord("q"): 100.0, ord("z"): -100.0}
+    expected = llm.generate("x", SamplingParams(**GREEDY, max_tokens=5, logit_bias=bias)).outputs[0]
+    found = server.client().completions.create(
+        model=MODEL,
+        prompt="x",
+        max_tokens=5,
+        logit_bias={str(token): int(value) for token, value in bias.items()},
+        **GREEDY,
+    )
+    assert found.choices[0].text == expected.text == "q" * 5
 
 
 def test_errors_of_the_client(server: Serving) -> None:
@@ -253,18 +378,47 @@ def test_full_queue_is_429(server: Serving) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_vanished_client_cancels_its_request(stream: bool, server: Serving) -> None:
+def test_vanished_client_cancels_its_request(stream: bool, either: Serving) -> None:
     body = {"model": MODEL, "stream": stream, **LASTS}
     body |= body.pop("extra_body")
 
     async def vanish() -> None:
-        writers = [(await posted(server, body))[1] for _ in range(3)]
-        await asyncio.to_thread(wait_until, lambda: server.num_active() == 3, "all three run")
+        writers = [(await posted(either, body))[1] for _ in range(3)]
+        await asyncio.to_thread(wait_until, lambda: either.num_active() == 3, "all three run")
         for writer in writers:
             writer.transport.abort()
 
     asyncio.run(vanish())
-    wait_until(server.is_idle, "they are cancelled")
+    wait_until(either.is_idle, "they are cancelled")
+
+
+def test_trace_of_a_request(either: Serving, traces: Collector) -> None:
+    trace_id = os.urandom(16).hex()
+    found = either.client().completions.create(
+        model=MODEL,
+        prompt=PROMPT,
+        max_tokens=30,
+        extra_headers={"traceparent": f"00-{trace_id}-{'1' * 16}-01"},
+        **ENDLESS,
+    )
+
+    def spans() -> dict[str, Any]:
+        mine = [span for _, span in traces.spans if span.trace_id.hex() == trace_id]
+        return {span.name: span for span in mine}
+
+    wait_until(lambda: SPAN_NAME in spans(), "the collector has the span")
+    children = spans()
+    root = children.pop(SPAN_NAME)
+    assert root.parent_span_id.hex() == "1" * 16
+    phases = sorted(children.values(), key=lambda span: span.start_time_unix_nano)
+    assert [span.name for span in phases] == ["encode", "queue", "prefill", "decode", "send"]
+    times = [root.start_time_unix_nano, *(span.end_time_unix_nano for span in phases)]
+    assert times == sorted(times)
+    assert [span.start_time_unix_nano for span in phases] == times[:-1]
+    assert times[-1] == root.end_time_unix_nano
+    known = attributes(root.attributes)
+    assert known["gen_ai.response.id"] == found.id
+    assert known["gen_ai.usage.completion_tokens"] == 30
 
 
 def test_many_streams_with_slow_and_vanishing_readers(server: Serving) -> None:

@@ -182,6 +182,26 @@ def test_reload_under_load_answers_or_refuses_everyone(server: TritonServer) -> 
     assert http_generate(server, {"input_ids": [1]})[0] == 200
 
 
+@pytest.mark.parametrize("damage", [_truncate, _damage_header, Path.unlink])
+def test_engine_that_is_damaged_while_unloaded(
+    damage: Callable[[Path], None], engine: Path, server: TritonServer, tmp_path: Path
+) -> None:
+    file, sound, broken = engine / "rank0.engine", tmp_path / "sound", tmp_path / "broken"
+    damage(Path(shutil.copy2(file, broken)))
+    assert http_post(server, b"{}", f"/v2/repository/models/{MODEL}/unload")[0] == 200
+    file.rename(sound)
+    try:
+        if broken.exists():
+            broken.rename(file)
+        status, answer = http_post(server, b"{}", f"/v2/repository/models/{MODEL}/load")
+    finally:
+        sound.rename(file)
+    assert status >= 400
+    assert str(file) in json.loads(answer)["error"]
+    assert http_post(server, b"{}", f"/v2/repository/models/{MODEL}/load")[0] == 200
+    assert http_generate(server, {"input_ids": [1]})[0] == 200
+
+
 @pytest.mark.slow
 def test_clients_that_leave_during_an_unload(server: TritonServer) -> None:
     streams = [http_socket(server, {**LASTING, "stream": True}) for _ in range(8)]

@@ -70,6 +70,18 @@ SAME: dict[str, dict[str, Any]] = {
         "sampling_parameters": '{"temperature": 0.9, "top_k": 4, "seed": 5, "stop": ["q"]}'
     },
     "log_probs": {**DRAWN, "return_log_probs": True},
+    "likeliest": {**DRAWN, "logprobs": 3},
+    "prompt log_probs": {**DRAWN, "prompt_logprobs": 2, "num_return_sequences": 2},
+    "prompt alone": {"prompt_logprobs": 0, "max_tokens": 0},
+    "logit_bias": {**DRAWN, "logit_bias_ids": [3, 300], "logit_bias_values": [9.0, -np.inf]},
+    "log_probs in sampling_parameters": {
+        "sampling_parameters": '{"logprobs": 1, "prompt_logprobs": 1, "logit_bias": {"3": 9}}'
+    },
+    "include_stop_token": {
+        **DRAWN,
+        "stop_token_ids": [*range(0, 320, 2)],
+        "include_stop_token": True,
+    },
     "prompt": {**DRAWN, "exclude_input_in_output": False},
     "sequences": {**DRAWN, "num_return_sequences": 3},
 }
@@ -79,6 +91,13 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "no prompt": ({"max_tokens": 3}, "text_input, input_ids: neither is given"),
     "bad words": ({"input_ids": [1], "bad_words": ["x"]}, "bad_words = ['x']: words need"),
     "top_k": ({"input_ids": [1], "top_k": -1}, "top_k = -1"),
+    "logprobs": ({"input_ids": [1], "logprobs": 21}, "logprobs = 21"),
+    "prompt_logprobs": ({"input_ids": [1], "prompt_logprobs": -1}, "prompt_logprobs = -1"),
+    "bias of nothing": ({"input_ids": [1], "logit_bias_values": [1.0]}, "have 0 and 1 values"),
+    "bias beyond the vocabulary": (
+        {"input_ids": [1], "logit_bias_ids": [320], "logit_bias_values": [1.0]},
+        "logit_bias[0].token_id is 320",
+    ),
     "top_p": ({"input_ids": [1], "top_p": 0.0}, "top_p is 0"),
     "temperature": ({"input_ids": [1], "temperature": float("nan")}, "temperature = nan"),
     "no tokens": ({"input_ids": []}, "num_prompt_tokens is 0"),

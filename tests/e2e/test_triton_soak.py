@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minutes of everything at once: saturation, cancellations, vanished clients and bad requests."""
+"""Minutes of everything at once: saturation, cancellations, vanished clients and bad requests.
+
+`--soak_s` says how long, and `--soak_record` where the counts and the memory curve are written:
+
+    pytest tests/e2e/test_triton_soak.py -m slow -k native --soak_s 1800 --soak_record soak.json
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import json
 import random
 import threading
 import time
@@ -33,7 +40,6 @@ from tests.support.triton import (
     wait_until,
 )
 
-SOAK_S = 180
 # More than run and wait together, so that some are refused.
 NUM_CLIENTS = 12
 MAX_BATCH_SIZE = 4
@@ -57,7 +63,7 @@ class Client(threading.Thread):
 
     def __init__(self, server: TritonServer, seed: int, stops: threading.Event) -> None:
         super().__init__()
-        self.num_answered = self.num_refused = 0
+        self.counts: collections.Counter[str] = collections.Counter()
         self.problem: BaseException | None = None
         self._server = server
         self._draw = random.Random(seed)
@@ -67,7 +73,9 @@ class Client(threading.Thread):
         ways = (self._ask, self._ask, self._stream, self._cancel, self._vanish, self._err)
         try:
             while not self._stops.is_set():
-                self._draw.choice(ways)()
+                way = self._draw.choice(ways)
+                way()
+                self.counts[way.__name__.removeprefix("_")] += 1
         except BaseException as problem:  # reported by the test
             self.problem = problem
 
@@ -115,16 +123,35 @@ class Client(threading.Thread):
                 stack.enter_context(connection)
 
     def _count(self, error: str | None) -> None:
-        if error is None:
-            self.num_answered += 1
-        else:
-            assert "retry after 1 s" in error
-            self.num_refused += 1
+        assert error is None or "retry after 1 s" in error
+        self.counts["answered" if error is None else "refused"] += 1
+
+
+class Record:
+    """Memory and counts over the time of a soak, and on the disk while it goes on."""
+
+    def __init__(self, path: Path | None, backend: str) -> None:
+        self.memory: list[int] = []
+        self._path = path
+        self._backend = backend
+        self._samples: list[dict[str, int]] = []
+
+    def add(self, memory: int, counts: collections.Counter[str]) -> None:
+        self.memory.append(memory)
+        seconds = SAMPLE_S * len(self.memory)
+        self._samples.append({"seconds": seconds, "resident_bytes": memory, **counts})
+        if self._path is not None:
+            lines = ",\n".join(json.dumps(sample) for sample in self._samples)
+            self._path.write_text(f'{{"backend": "{self._backend}", "samples": [\n{lines}\n]}}\n')
+
+
+def total(clients: list[Client]) -> collections.Counter[str]:
+    return sum((client.counts for client in clients), collections.Counter())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["python", "native"])
-def test_soak(backend: str, tmp_path: Path) -> None:
+def test_soak(backend: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     engine = build_lasting_engine(tmp_path)
     runtime = RuntimeOptions(
         kv_cache_bytes=1 << 28,
@@ -135,6 +162,7 @@ def test_soak(backend: str, tmp_path: Path) -> None:
     options = ModelOptions(str(engine), runtime=runtime)
     chosen = NativeOptions(options) if backend == "native" else options
     repository = write_repository(tmp_path / "repository", chosen, MODEL)
+    record = Record(pytestconfig.getoption("soak_record"), backend)
     with TritonServer(repository, FREE_PORTS) as server:
         (expected,) = grpc_stream(server, CHECK)
         wait_until(lambda: num_active(server) == 0, "nothing in flight before")
@@ -143,24 +171,21 @@ def test_soak(backend: str, tmp_path: Path) -> None:
         clients = [Client(server, seed, stops) for seed in range(NUM_CLIENTS)]
         for client in clients:
             client.start()
-        memory: list[int] = []
         try:
-            for _ in range(SOAK_S // SAMPLE_S):
+            for _ in range(int(pytestconfig.getoption("soak_s") / SAMPLE_S)):
                 time.sleep(SAMPLE_S)
-                memory.append(resident_bytes(server.pid))
+                record.add(resident_bytes(server.pid), total(clients))
         finally:
             stops.set()
             for client in clients:
                 client.join()
-        num_answered = sum(client.num_answered for client in clients)
-        num_refused = sum(client.num_refused for client in clients)
-        curve = [each >> 20 for each in memory]
-        print(f"{backend}: {num_answered} answered, {num_refused} refused; MiB: {curve}")
+        curve = [each >> 20 for each in record.memory]
+        print(f"{backend}: {dict(total(clients))}; MiB: {curve}")
         assert [client.problem for client in clients if client.problem is not None] == []
-        assert num_answered > 0
+        assert total(clients)["answered"] > 0
         wait_until(lambda: num_active(server) == 0, "nothing in flight after")
         wait_until(lambda: num_free_blocks(server) == free, "all blocks free again")
         assert grpc_stream(server, CHECK)[0]["output_ids"] == expected["output_ids"]
-        warm = memory[int(len(memory) * WARM_UP) :]
+        warm = record.memory[int(len(record.memory) * WARM_UP) :]
         half = len(warm) // 2
         assert max(warm[half:]) < MAX_GROWTH * max(warm[:half]), curve

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from enginery.runtime.llm import LLM
-from enginery.runtime.outputs import CompletionOutput
+from enginery.runtime.outputs import CompletionOutput, Logprob
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.triton_backend.server import TritonServer
 from tests.support.metrics_page import assert_counts_what_is_served
@@ -80,7 +80,9 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
     "prompt too long": ({"input_ids": [5] * (2**20 + 1)}, "num_prompt_tokens is 1048577"),
     "id beyond the vocabulary": ({"input_ids": [1, 320]}, "prompt_token_ids[1] is 320"),
     "negative id": ({"input_ids": [1, -1]}, "prompt_token_ids[1] is -1"),
-    "max_tokens 0": ({"text_input": "x", "max_tokens": 0}, "max_tokens = 0"),
+    "max_tokens -1": ({"text_input": "x", "max_tokens": -1}, "max_tokens = -1"),
+    "logprobs": ({"text_input": "x", "logprobs": 21}, "logprobs = 21"),
+    "bias of nothing": ({"text_input": "x", "logit_bias_ids": [1]}, "have 1 and 0 values"),
     "max_tokens too large": ({"text_input": "x", "max_tokens": 2**31 - 1}, "max_tokens is 21474"),
     "min_tokens": ({"text_input": "x", "max_tokens": 2, "min_tokens": 3}, "min_tokens = 3"),
     "empty stop word": ({"text_input": "x", "stop_words": [""]}, "stop = ['']"),
@@ -183,6 +185,49 @@ def test_log_probs(server: TritonServer, llm: LLM) -> None:
         assert responses[-1]["cum_log_probs"] == pytest.approx(sum(drawn), rel=1e-5)
     (plain,) = grpc_stream(server, {"text_input": PROMPT})
     assert "output_log_probs" not in plain
+
+
+def test_likeliest_tokens_and_log_probs_of_the_prompt(server: TritonServer, llm: LLM) -> None:
+    params = SamplingParams(**DRAWN, logprobs=2, prompt_logprobs=1, logit_bias={7: 8.0, 9: -100.0})
+    expected = llm.generate(PROMPT, params)
+    assert expected.prompt_logprobs is not None
+    of_prompt = [entry for entry in expected.prompt_logprobs if entry is not None]
+    assert len(of_prompt) == len(expected.prompt_token_ids) - 1
+    likeliest = [best(entry, 2) for entry in expected.outputs[0].logprobs or []]
+    bias = {"logit_bias_ids": [7, 9], "logit_bias_values": [8.0, -100.0]}
+    request = {"text_input": PROMPT, **DRAWN, "logprobs": 2, "prompt_logprobs": 1, **bias}
+    for is_streaming in (False, True):
+        body = {**request, "stream": is_streaming}
+        for responses in (grpc_stream(server, body), http_stream(server, body)):
+            assert joined(responses)[1] == expected.outputs[0].token_ids
+            tops = [pair for r in responses for pair in top_pairs(r, "top")]
+            assert tops == [pair for entry in likeliest for pair in entry]
+            assert all("prompt_log_probs" not in response for response in responses[1:])
+            own = [next(iter(entry.values())).logprob for entry in of_prompt]
+            assert responses[0]["prompt_log_probs"] == pytest.approx(own, rel=1e-6)
+            assert top_pairs(responses[0], "prompt_top") == [
+                best(entry, 1)[0] for entry in of_prompt
+            ]
+
+
+def best(entry: dict[int, Logprob], count: int) -> list[tuple[int, float]]:
+    """The likeliest tokens of an entry, likeliest first."""
+    ranked = sorted((lp.rank, token, lp.logprob) for token, lp in entry.items() if lp.rank)
+    return [(token, logprob) for _, token, logprob in ranked[:count]]
+
+
+def top_pairs(response: Response, prefix: str) -> list[tuple[int, float]]:
+    """(token id, natural log) of a response's likeliest tokens."""
+    log_probs = np.asarray(response[f"{prefix}_log_probs"], np.float32).tolist()
+    return list(zip(response[f"{prefix}_token_ids"], log_probs, strict=True))
+
+
+def test_prompt_alone_is_scored(server: TritonServer) -> None:
+    request = {"text_input": PROMPT, "max_tokens": 0, "prompt_logprobs": 0, "stream": True}
+    (response,) = grpc_stream(server, request)
+    assert response["output_ids"] == []
+    assert response["finish_reason"] == "length"
+    assert len(response["prompt_log_probs"]) > 1
 
 
 def test_counts_and_times(server: TritonServer) -> None:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients of TensorRT-LLM's models get from the real tritonserver what the runtime gives here."""
+"""Clients of TensorRT-LLM's models get from the real tritonserver what the runtime gives here.
+
+Everything is asked of both backends of `tensorrt_llm`, which so give the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from tests.support.triton import (
 )
 from tests.support.trtllm import Arrays, Failed, Stream, ask, generate, typed_inputs
 
+BACKENDS = ("python", "native")
 PROMPT = "In the beginning was the café"
 OTHER = "And it came to pass"
 # As the client sends it: TensorRT-LLM is greedy unless top_k or top_p say otherwise.
@@ -79,9 +84,12 @@ def serve(engine: Path, folder: Path, **options: Any) -> TritonServer:
     return TritonServer(write_repository(folder, TrtllmOptions(model, **options)), FREE_PORTS)
 
 
-@pytest.fixture(scope="module")
-def server(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    with serve(engine, tmp_path_factory.mktemp("repository")) as running:
+@pytest.fixture(scope="module", params=BACKENDS)
+def server(
+    request: pytest.FixtureRequest, engine: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    is_native = request.param == "native"
+    with serve(engine, tmp_path_factory.mktemp("repository"), is_native=is_native) as running:
         yield running
 
 
@@ -282,12 +290,39 @@ def test_stop_request_for_the_ensemble(server: TritonServer) -> None:
     assert text.startswith(PROMPT)
 
 
+def test_ensemble_is_not_told_that_its_client_left(server: TritonServer) -> None:
+    """What Triton server does and docs/triton.md says: then `stop` is what ends the request."""
+    with Stream(server) as leaving:
+        request = {**REQUEST, "max_tokens": MAX_SEQ_LEN - 100, "end_id": -1}
+        leaving.submit(request, request_id="left")
+        wait_until(lambda: num_active(server) == 1, "the request runs")
+    for _ in range(3):  # each time the metrics of a later moment, when clients were asked for
+        time.sleep(0.1)
+        assert num_active(server) == 1
+    with Stream(server, TENSORRT_LLM) as stopping:
+        stopping.submit({**IDS, "stop": True}, request_id="left")
+        stopping.until_last()
+    wait_until(lambda: num_active(server) == 0, "the request is cancelled")
+
+
 def test_client_that_leaves(server: TritonServer) -> None:
     with Stream(server, TENSORRT_LLM) as stream:
         stream.submit({**LASTING, "streaming": True})
         stream.submit(LASTING)
         stream.next()
     wait_until(lambda: num_active(server) == 0, "the requests are cancelled")
+
+
+@pytest.mark.parametrize("model", ["ensemble", TENSORRT_LLM])
+def test_timeouts_end_a_request(model: str, server: TritonServer) -> None:
+    lasting = {**REQUEST, "max_tokens": MAX_SEQ_LEN - 100, "end_id": -1, "stream": True}
+    with Stream(server, model) as stream:
+        stream.submit(
+            lasting if model == "ensemble" else {**LASTING, "streaming": True}, timeout_us=300_000
+        )
+        responses = stream.until_last()
+    assert responses
+    wait_until(lambda: num_active(server) == 0, "the request ended")
 
 
 @pytest.mark.parametrize(
@@ -300,11 +335,11 @@ def test_client_that_leaves(server: TritonServer) -> None:
         ("ensemble", {"prompt_embedding_table": np.ones((1, 2, 2))}, "prompt tuning is not built"),
         ("ensemble", {"lora_weights": np.ones((1, 2, 2))}, "adapters are not built"),
         ("ensemble", {"guided_decoding_guide_type": "json"}, "constrained decoding is not built"),
-        ("ensemble", {"max_tokens": 0}, "max_tokens = 0"),
+        ("ensemble", {"max_tokens": -1}, "max_tokens = -1"),
         (BLS, {"num_draft_tokens": 3}, "num_draft_tokens = 3: speculative decoding is not built"),
         (BLS, {"beam_width": 2}, "beam_width = 2: beam search is not built"),
         (BLS, {"text_input": ""}, "QUERY (text_input of the ensemble): is empty"),
-        ("ensemble", {"temperature": -1.0}, "temperature = -1.0"),
+        ("ensemble", {"temperature": -1.0}, "temperature"),
         (TENSORRT_LLM, {"input_ids": [320], "input_lengths": 1}, "prompt_token_ids[0] is 320"),
         (TENSORRT_LLM, {"input_ids": [[1, 2], [1, 320]], "input_lengths": [[2], [2]],
                         "request_output_len": [[1000], [3]], "end_id": [[-1], [-1]]},
@@ -447,12 +482,12 @@ def test_metrics_are_those_of_the_other_layout(server: TritonServer) -> None:
     assert_served(before, after, num_streamed=40, num_whole=12, num_prompt_tokens=3)
 
 
-def test_one_response_a_request(engine: Path, tmp_path: Path, llm: LLM) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_response_a_request(backend: str, engine: Path, tmp_path: Path, llm: LLM) -> None:
     """Served with decoupled_mode false, for clients that call infer."""
+    options = {"is_decoupled": False, "excludes_input": True, "is_native": backend == "native"}
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(
-            serve(engine, tmp_path, is_decoupled=False, excludes_input=True)
-        )
+        server = stack.enter_context(serve(engine, tmp_path, **options))
         client = stack.enter_context(http.InferenceServerClient(server.http_url))
         for model in ("ensemble", BLS):
             found = client.infer(model, typed_inputs(model, REQUEST, http))

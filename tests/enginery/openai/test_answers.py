@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enginery.openai.answers import _finite
 from enginery.openai.errors import ApiError
 from enginery.runtime.tokenizer import Tokenizer
 from tests.support.openai import DEADLINE_S, LIMITS, Answered, Client, FakeModel, body_of, run
@@ -45,7 +47,7 @@ def test_completion(client: Client) -> None:
     answered = client.post("/v1/completions", COMPLETION)
     found = answered.json
     assert found["id"].startswith("cmpl-")
-    assert answered.headers["x-request-id"] == found["id"]
+    assert found["id"] == f"cmpl-{answered.headers['x-request-id']}"
     assert (found["object"], found["model"]) == ("text_completion", "tiny")
     assert found["choices"] == [
         {"index": 0, "text": "abc", "logprobs": None, "finish_reason": "length"}
@@ -64,7 +66,8 @@ def test_completion_stream(client: Client) -> None:
     assert "content-length" not in answered.headers
     *events, last = answered.events
     assert texts(events) == "abc"
-    assert {event["id"] for event in [*events, last]} == {answered.headers["x-request-id"]}
+    name = answered.headers["x-request-id"]
+    assert {event["id"] for event in [*events, last]} == {f"cmpl-{name}"}
     assert all(event["usage"] is None for event in events)
     assert [event["choices"][0]["finish_reason"] for event in events][-1] == "length"
     assert last["choices"] == []
@@ -161,10 +164,85 @@ def test_logprobs_of_a_completion(client: Client) -> None:
         assert [value for part in streamed for value in part[name]] == expected[name]
 
 
+def test_likeliest_tokens_of_a_completion(client: Client) -> None:
+    body = {**COMPLETION, "logprobs": 2}
+    found = client.post("/v1/completions", body).json["choices"][0]["logprobs"]
+    # The token that is there comes besides where it is not among them.
+    assert found["top_logprobs"] == [
+        {"z": 0.0, "y": -1.0, "a": -0.5},
+        {"z": 0.0, "y": -1.0, "b": -1.0},
+        {"z": 0.0, "y": -1.0, "c": -1.5},
+    ]
+    asked = client.model.asked[0].inputs
+    assert (asked["logprobs"], asked["include_stop_token"]) == (2, True)
+    assert "prompt_logprobs" not in asked
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_has_the_logprobs_of_the_prompt(stream: bool, client: Client) -> None:
+    body = {
+        **COMPLETION, "prompt": ["xyz", [BOS_TOKEN_ID, 0xC3, 0xA9, 65]], "max_tokens": 2, "n": 2,
+        "echo": True, "logprobs": 1, "stream": stream,
+    }  # fmt: skip
+    answered = client.post("/v1/completions", body)
+    begin = client.served.texts.text_of(BOS_TOKEN_ID)
+    expected = {
+        # BOS says nothing, and what comes after a prompt begins where its text ends.
+        "xyz": ([begin, "x", "y", "z", "a", "b"], [0, 0, 1, 2, 3, 4]),
+        "éA": ([begin, "bytes:\\xc3", "bytes:\\xa9", "A", "a", "b"], [0, 0, 0, 1, 2, 3]),
+    }
+    for index in range(4):
+        text = [*expected][index // 2]
+        if stream:
+            choices = [c for e in answered.events for c in e["choices"] if c["index"] == index]
+            parts = [choice["logprobs"] for choice in choices]
+            assert choices[0]["text"] == text
+            found = {name: [v for part in parts for v in part[name]] for name in parts[0]}
+        else:
+            choice = answered.json["choices"][index]
+            assert choice["text"] == f"{text}ab"
+            found = choice["logprobs"]
+        tokens, offsets = expected[text]
+        assert found["tokens"] == tokens
+        assert found["text_offset"] == offsets
+        assert found["token_logprobs"] == [None, -1.0, -1.5, -2.0, -0.5, -1.0]
+        top = [{t: p, "z": 0.0} for t, p in zip(tokens, found["token_logprobs"], strict=True)]
+        assert found["top_logprobs"] == [None, *top[1:]]
+    assert [asked.inputs["prompt_logprobs"] for asked in client.model.asked] == [1, 1]
+
+
+def test_prompt_alone_is_scored(client: Client) -> None:
+    body = {**COMPLETION, "prompt": "xyz", "max_tokens": 0, "echo": True, "logprobs": 0}
+    found = client.post("/v1/completions", body).json
+    (choice,) = found["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("xyz", "length")
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -1.5, -2.0]
+    assert choice["logprobs"]["top_logprobs"] is None
+    assert found["usage"]["completion_tokens"] == 0
+    (event,) = client.post("/v1/completions", {**body, "stream": True}).events[:-1]
+    assert event["choices"][0] == {**choice, "finish_reason": None}
+
+
+def test_what_is_never_drawn_has_a_number() -> None:
+    assert _finite(-math.inf) == -9999.0
+    assert _finite(-1.5) == -1.5
+
+
 def test_logprobs_of_a_chat(client: Client) -> None:
-    body = {**CHAT, "logprobs": True, "top_logprobs": 0}
-    content = client.post("/v1/chat/completions", body).json["choices"][0]["logprobs"]["content"]
-    assert content[1] == {"token": "b", "logprob": -1.0, "bytes": [98], "top_logprobs": []}
+    body = {**CHAT, "logprobs": True, "top_logprobs": 2}
+    found = client.post("/v1/chat/completions", body).json["choices"][0]["logprobs"]
+    content = found["content"]
+    likeliest = [("z", 0.0), ("y", -1.0)]
+    assert found["refusal"] is None
+    assert content[1] == {
+        "token": "b",
+        "logprob": -1.0,
+        "bytes": [98],
+        "top_logprobs": [{"token": t, "logprob": p, "bytes": [ord(t)]} for t, p in likeliest],
+    }
+    assert "include_stop_token" not in client.model.asked[0].inputs
+    plain = client.post("/v1/chat/completions", {**CHAT, "logprobs": True}).json
+    assert plain["choices"][0]["logprobs"]["content"][1] == {**content[1], "top_logprobs": []}
     events = client.post("/v1/chat/completions", {**body, "stream": True}).events
     streamed = [event["choices"][0]["logprobs"] for event in events]
     assert [token for part in streamed if part for token in part["content"]] == content
@@ -176,10 +254,16 @@ def test_parameters_reach_the_model(client: Client) -> None:
         "presence_penalty": 0.5, "frequency_penalty": -0.5, "min_tokens": 1, "ignore_eos": True,
         "stop_token_ids": [3], "seed": 2**64 - 1, "max_tokens": 3,
     }  # fmt: skip
-    client.post("/v1/completions", {**COMPLETION, **given, "stop": "end"})
-    client.post("/v1/chat/completions", {**CHAT, **given, "stop": ["end"]})
+    others = {"logit_bias": {"5": 1.5, "0": -100}}
+    client.post("/v1/completions", {**COMPLETION, **given, **others, "stop": "end"})
+    client.post("/v1/chat/completions", {**CHAT, **given, **others, "stop": ["end"]})
     for asked in client.model.asked:
-        assert asked.inputs == {**given, "stop_words": ["end"]}
+        assert asked.inputs == {
+            **given,
+            "stop_words": ["end"],
+            "logit_bias_ids": [5, 0],
+            "logit_bias_values": [1.5, -100],
+        }
 
 
 def test_defaults(client: Client) -> None:

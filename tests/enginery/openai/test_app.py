@@ -102,6 +102,17 @@ def test_tokenize_and_back(client: Client) -> None:
     assert "prompt, messages: give one of them" in both.error["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+def test_text_that_cannot_fit_is_refused_by_its_bytes(path: str, client: Client) -> None:
+    text = "x" * 30_000
+    body = {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
+    answered = client.post(path, {"model": "tiny", **body})
+    assert (answered.status, answered.error["code"]) == (400, "context_length_exceeded")
+    assert answered.error["param"] == ("messages" if "chat" in path else "prompt")
+    assert "bytes, so at least " in answered.error["message"]
+    assert "at most 48 (max_input_len)" in answered.error["message"]
+
+
 def test_without_a_tokenizer_prompts_are_token_ids(tmp_path: Path) -> None:
     client = Client(tmp_path, FakeModel(), has_tokenizer=False)
     assert client.post("/v1/completions", {**COMPLETION, "prompt": [5]}).status == 200

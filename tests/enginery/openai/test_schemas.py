@@ -50,11 +50,17 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("frequency_penalty", -3, "frequency_penalty = -3: Input should be greater"),
     ("seed", -1, "seed = -1: Input should be greater than or equal to 0"),
     ("seed", 2**64, "seed = 18446744073709551616: Input should be less than or equal"),
-    ("max_tokens", 0, "max_tokens = 0: Input should be greater than or equal to 1"),
+    ("max_tokens", -1, "max_tokens = -1: Input should be greater than or equal to"),
     ("max_tokens", 2.0, "max_tokens = 2.0: Input should be a valid integer"),
     ("max_tokens", 64, "the engine's max_seq_len is 64"),
     ("min_tokens", -1, "min_tokens = -1: Input should be greater"),
     ("ignore_eos", 1, "ignore_eos = 1: Input should be a valid boolean"),
+    ("logit_bias", [1], "logit_bias: [1] is no object with token ids for names"),
+    ("logit_bias", {"x": 1}, "logit_bias: 'x' is no token id"),
+    ("logit_bias", {"05": 1}, "logit_bias: '05' is no token id"),
+    ("logit_bias", {"5": 100.5}, "logit_bias: 5: 100.5 is no number in -100..100"),
+    ("logit_bias", {"5": True}, "logit_bias: 5: True is no number"),
+    ("logit_bias", {"5": 1, "320": 1}, "logit_bias: token 1 is 320; the vocabulary has 0..319"),
     ("stop", [""], "stop.0 = '': String should have at least 1 character"),
     ("stop", ["a"] * 17, "should have at most 16 items"),
     ("stop_token_ids", [-1], "stop_token_ids.0 = -1: Input should be greater"),
@@ -180,15 +186,20 @@ def test_all_problems_are_told_at_once(client: Client) -> None:
 
 
 def test_limits_of_logprobs(client: Client) -> None:
-    answered = client.post("/v1/completions", {**COMPLETION, "logprobs": 1})
-    assert "logprobs: is 1; at most 0" in message_of(answered)
-    answered = client.post("/v1/completions", {**COMPLETION, "logprobs": 0, "echo": True})
-    assert "no log probabilities of the prompt" in message_of(answered)
-    chat = {**CHAT, "logprobs": True, "top_logprobs": 5}
-    assert "top_logprobs: is 5; at most 0" in message_of(client.post("/v1/chat/completions", chat))
+    answered = client.post("/v1/completions", {**COMPLETION, "logprobs": 21})
+    assert "logprobs = 21: Input should be less than or equal to 20" in message_of(answered)
+    chat = {**CHAT, "logprobs": True, "top_logprobs": 21}
+    says = message_of(client.post("/v1/chat/completions", chat))
+    assert "top_logprobs = 21: Input should be less than or equal to 20" in says
     chat = {**CHAT, "top_logprobs": 0}
     says = message_of(client.post("/v1/chat/completions", chat))
     assert "top_logprobs: is for logprobs" in says
+
+
+def test_chat_draws_at_least_one_token(client: Client) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        answered = client.post("/v1/chat/completions", {**CHAT, name: 0})
+        assert f"{name} = 0: Input should be greater than or equal to 1" in message_of(answered)
 
 
 def test_two_names_of_one_limit(client: Client) -> None:
