@@ -27,7 +27,13 @@ class Watched(Protocol):
 
 
 class RequestClient(Watched, Protocol):
-    """Who gets the responses of one request of the runtime."""
+    """Who gets the responses of one request of the runtime.
+
+    Attributes:
+        client_request_id: what it calls the request, for logs.
+    """
+
+    client_request_id: str
 
     def send(self, event: Event) -> None:
         """Sends one response; may raise when the client is gone."""
@@ -40,12 +46,16 @@ class Client:
         pb_utils: Triton server's Python backend module.
         sender: the response sender of Triton server's request.
         writer: makes tensors of events.
+        client_request_id: what it calls the request, for logs.
     """
 
-    def __init__(self, pb_utils: Any, sender: Any, writer: ResponseWriter) -> None:
+    def __init__(
+        self, pb_utils: Any, sender: Any, writer: ResponseWriter, client_request_id: str = ""
+    ) -> None:
         self._pb_utils = pb_utils
         self._sender = sender
         self._writer = writer
+        self.client_request_id = client_request_id
         # After the last response Triton server may free what is_cancelled asks about.
         self._lock = threading.Lock()
         self._is_answered = False

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from .pbtxt import Message
 
 ENGINERY = "enginery"
-NATIVE = "native"
 TENSORRT_LLM = "tensorrt_llm"
-LAYOUTS = (ENGINERY, NATIVE, TENSORRT_LLM)
+LAYOUTS = (ENGINERY, TENSORRT_LLM)
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class ServedModel:
     Attributes:
         name: of the model and its folder.
         config: `config.pbtxt` as a message.
-        module: where its TritonPythonModel is; None: Triton server runs it without code of ours.
+        module: where its TritonPythonModel is; None: it has no Python.
         read_parameters: reads the `parameters` of the config as the model does; None: it has none.
     """
 

@@ -59,13 +59,15 @@ def _memory(memory_type: str) -> Callable[[Reading], float]:
 
 KV_CACHE_BLOCKS = Family(
     "nv_trt_llm_kv_cache_block_metrics",
-    "KV cache blocks; free ones include cached ones, which can be had at once",
+    "KV cache blocks; free ones include cached ones, which can be had at once; reused: since the "
+    "start",
     "kv_cache_block_type",
     {
         "max": lambda r: r.stats.num_blocks,
         "free": lambda r: r.stats.num_free_blocks,
         "used": lambda r: r.num_used_blocks,
         "cached": lambda r: r.stats.num_cached_blocks,
+        "reused": lambda r: r.stats.num_reused_tokens // r.limits.tokens_per_block,
         "tokens_per": lambda r: r.limits.tokens_per_block,
         "fraction": lambda r: r.num_used_blocks / r.stats.num_blocks,
     },
@@ -183,6 +185,11 @@ _REQUEST_SECONDS = (
     "0.01 0.05 0.1 0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680"
 )
 _TOKENS = "1 2 5 10 20 50 100 200 500 1000 2000 5000 10000 20000 50000 100000 200000 500000 1000000"
+_STEP_SECONDS = (
+    "0.0001 0.0002 0.0004 0.0008 0.0016 0.0032 0.0064 0.0128 0.0256 0.0512 0.1024 0.2048 0.4096 "
+    "0.8192 1.6384 3.2768 6.5536 13.1072 26.2144 52.4288 104.8576 209.7152 419.4304 838.8608"
+)
+"""Those of `enginery_stats`."""
 _TRT_LLM_TOKENS = "10 50 100 500 1000"
 
 TIME_TO_FIRST_TOKEN = HistogramFamily(
@@ -210,6 +217,9 @@ QUEUE_TIME = HistogramFamily(
     "From the arrival of a request to its first step",
     _REQUEST_SECONDS,
 )
+STEP_TIME = HistogramFamily(
+    "enginery_step_time_seconds", "Time of a step, with the scheduler's share", _STEP_SECONDS
+)
 PROMPT_TOKENS = HistogramFamily(
     "enginery_request_prompt_tokens",
     "Prompt tokens of requests that stopped or reached max_tokens",
@@ -236,7 +246,7 @@ OUTPUT_TOKENS = HistogramFamily(
 )
 HISTOGRAMS = (
     TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, INTER_TOKEN_LATENCY, E2E_REQUEST_LATENCY,
-    QUEUE_TIME, PROMPT_TOKENS, GENERATION_TOKENS, INPUT_TOKENS, OUTPUT_TOKENS,
+    QUEUE_TIME, STEP_TIME, PROMPT_TOKENS, GENERATION_TOKENS, INPUT_TOKENS, OUTPUT_TOKENS,
 )  # fmt: skip
 
 TIMESTAMP = "enginery_metrics_timestamp_seconds"

@@ -21,6 +21,7 @@ from .metric_families import (
     HISTOGRAMS,
     KV_CACHE_BLOCKS,
     REQUESTS,
+    STEP_TIME,
     TIMESTAMP,
     TIMESTAMP_HELP,
     Family,
@@ -98,7 +99,11 @@ def read_runtime(
     def read() -> Reading:
         now, stats = time.time(), runtime.stats()
         steps = runtime.iterations() if stats.num_running else []
-        return Reading(stats, steps[-1] if steps else None, limits, observations.read(), now)
+        observed = observations.read()
+        # The runtime counts its steps itself: nothing here sees them.
+        step_time = observed.histograms[STEP_TIME.name]
+        step_time.counts, step_time.sum = list(stats.step_time_counts), stats.step_ns / 1e9
+        return Reading(stats, steps[-1] if steps else None, limits, observed, now)
 
     return read
 

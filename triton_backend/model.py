@@ -41,6 +41,7 @@ from .metrics import Metrics, read_runtime
 from .observations import Observations
 from .options import ModelOptions
 from .readings import Limits
+from .request_log import RequestLog, client_request_id_of
 from .requests import check_parameters, read_request
 from .responses import ResponseWriter
 from .sender import SenderPool
@@ -68,16 +69,20 @@ class TritonPythonModel:
         import triton_python_backend_utils as pb_utils
 
         self._pb_utils = pb_utils
-        end_with_server()
+        server = end_with_server()
         config = json.loads(args["model_config"])
         options = self._read_options(config)
         self._engine = Engine(options.engine_dir)
         # Metrics show the last iteration alone.
         self._runtime = Runtime(
-            self._engine, dataclasses.replace(options.runtime, iteration_stats_capacity=1)
+            self._engine,
+            dataclasses.replace(options.runtime, iteration_stats_capacity=1),
+            on_stall=functools.partial(end_stalled_server, server),
         )
         directory = options.tokenizer_dir or options.engine_dir
-        self._tokenizer = functools.cache(lambda: Tokenizer(directory))
+        self._tokenizer = functools.cache(
+            lambda: Tokenizer(directory, max_input_len=self._engine.info.max_input_len)
+        )
         with contextlib.suppress(NotFoundError):  # then text is refused, request by request
             self._tokenizer()
         self._clients: dict[int, RequestClient] = {}
@@ -87,6 +92,7 @@ class TritonPythonModel:
         self._watch = ClientWatch(self._copy_clients, self._cancel)
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._observations = Observations()
+        self._log = RequestLog(options.log_requests, args["model_name"])
         read = read_runtime(self._runtime, self._limits(options), self._observations)
         self._metrics = Metrics(pb_utils, read, labels)
         self._long_texts = ThreadPoolExecutor(1, thread_name_prefix="long-texts")
@@ -97,7 +103,7 @@ class TritonPythonModel:
         """Submits requests; a bad one is answered with an error and the rest go on."""
         for request in requests:
             sender = request.get_response_sender()
-            with self._refusing(sender):
+            with self._refusing(sender, client_request_id_of(request)):
                 self._submit(request, sender)
 
     def finalize(self) -> None:
@@ -116,14 +122,15 @@ class TritonPythonModel:
         return ModelOptions.from_parameters(string_parameters(config))
 
     @contextlib.contextmanager
-    def _refusing(self, sender: Any) -> Iterator[None]:
+    def _refusing(self, sender: Any, client_request_id: str) -> Iterator[None]:
         try:
             yield
         except EngineryError as error:
-            self._refuse(sender, error)
+            self._refuse(sender, client_request_id, error)
         except Exception as error:  # our bug: this request pays, the server lives
             _LOG.exception("request failed")
-            self._refuse(sender, EngineryError(f"{type(error).__name__}: {error}"))
+            wrapped = EngineryError(f"{type(error).__name__}: {error}")
+            self._refuse(sender, client_request_id, wrapped)
 
     def _limits(self, options: ModelOptions) -> Limits:
         info = self._engine.info
@@ -135,23 +142,24 @@ class TritonPythonModel:
 
     def _submit(self, request: Any, sender: Any) -> None:
         check_parameters(json.loads(request.parameters() or "{}"))
+        client_request_id = client_request_id_of(request)
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if text_bytes(arrays) > _SHORT_TEXT_BYTES:
             # Copies: Triton server's memory is the request's, which may end with `execute`.
             copies = {name: array.copy() for name, array in arrays.items()}
-            self._long_texts.submit(self._submit_long, copies, sender)
+            self._long_texts.submit(self._submit_long, copies, sender, client_request_id)
         else:
-            self._submit_inputs(arrays, sender)
+            self._submit_inputs(arrays, sender, client_request_id)
 
-    def _submit_long(self, arrays: Arrays, sender: Any) -> None:
-        with self._refusing(sender):
+    def _submit_long(self, arrays: Arrays, sender: Any, client_request_id: str) -> None:
+        with self._refusing(sender, client_request_id):
             if self._is_closing:  # what still waits is answered, not encoded first
                 raise ShutDownError("the model was unloaded")
-            self._submit_inputs(arrays, sender)
+            self._submit_inputs(arrays, sender, client_request_id)
 
-    def _submit_inputs(self, arrays: Arrays, sender: Any) -> None:
+    def _submit_inputs(self, arrays: Arrays, sender: Any, client_request_id: str) -> None:
         generation = read_request(arrays, self._tokenizer)
-        client = Client(self._pb_utils, sender, ResponseWriter(generation))
+        client = Client(self._pb_utils, sender, ResponseWriter(generation), client_request_id)
         # The dispatcher may see an event before submit returns: it waits for the entry here.
         with self._lock:
             request_id = self._runtime.submit(
@@ -161,11 +169,13 @@ class TritonPythonModel:
                 priority=generation.priority,
                 timeout_ms=generation.timeout_ms,
                 bad_token_sequences=generation.bad_token_sequences,
+                client_request_id=client_request_id,
             )
             self._clients[request_id] = client
 
-    def _refuse(self, sender: Any, error: EngineryError) -> None:
+    def _refuse(self, sender: Any, client_request_id: str, error: EngineryError) -> None:
         self._observations.add_error(error.status)
+        self._log.refuse(client_request_id, error)
         pb_utils = self._pb_utils
         message = str(error)
         if isinstance(error, InvalidArgumentError | NotFoundError):
@@ -194,6 +204,7 @@ class TritonPythonModel:
                         client = self._clients[event.request_id]
                         if event.is_last:
                             del self._clients[event.request_id]
+                    self._log.add(event, client.client_request_id)
                     self._senders.put(client, event)
         except ShutDownError:
             return
@@ -212,6 +223,20 @@ class TritonPythonModel:
             self._runtime.cancel(request_id)
 
 
+def end_stalled_server(server: int, _path: str, message: str) -> None:
+    """Ends tritonserver and this process, its child: it would go on saying "ready".
+
+    Args:
+        server: tritonserver, as `end_with_server` gives it.
+        message: of the runtime's watchdog, with the path of its file.
+    """
+    _LOG.critical("watchdog: %s", message)
+    with contextlib.suppress(ProcessLookupError):
+        # SIGTERM would wait for the requests that are stuck.
+        signal.pidfd_send_signal(server, signal.SIGKILL)
+    os._exit(1)
+
+
 def text_bytes(arrays: Arrays) -> int:
     """Bytes of all texts in the inputs of a request."""
     texts = (array for array in arrays.values() if array.dtype == np.object_)
@@ -227,12 +252,15 @@ def string_parameters(config: dict[str, Any]) -> dict[str, str]:
     return {key: value["string_value"] for key, value in config["parameters"].items()}
 
 
-def end_with_server() -> None:
+def end_with_server() -> int:
     """Starts a thread that ends this process when tritonserver, its parent, was killed.
 
     The Python backend's own check waits for locks in shared memory that the dead server may hold.
     Another thread may even wait for one while it holds the interpreter's lock, so that no Python
     runs any more: then nothing renews the alarm, whose default action ends the process.
+
+    Returns:
+        A descriptor of tritonserver, which means no other process when that one has ended.
     """
     server = os.pidfd_open(os.getppid())
 
@@ -245,3 +273,4 @@ def end_with_server() -> None:
                 os._exit(1)
 
     threading.Thread(target=watch, name="server-watch", daemon=True).start()
+    return server

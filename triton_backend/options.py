@@ -11,6 +11,9 @@ from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.executor_choice import check_import_string
 from enginery.runtime.runtime import RuntimeOptions
 
+from .request_log import FORMATS
+
+_OWN_PARAMETERS = ("engine_dir", "tokenizer_dir", "num_sender_threads", "log_requests")
 # Names that users of TensorRT-LLM's Triton backend have in their files, and ours.
 _RUNTIME_PARAMETERS = {
     "kv_cache_bytes": "kv_cache_bytes",
@@ -27,8 +30,10 @@ _RUNTIME_PARAMETERS = {
     "executor": "executor",
     "sku": "sku",
     "kv_cache_free_gpu_mem_fraction": "free_gpu_memory_fraction",
+    "watchdog_timeout_ms": "watchdog_timeout_ms",
+    "watchdog_dir": "watchdog_dir",
 }
-_TEXTS = ("isa", "executor", "sku")
+_TEXTS = ("isa", "executor", "sku", "watchdog_dir")
 _POLICIES = {name.lower(): name for name in POLICIES}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -41,12 +46,14 @@ class ModelOptions:
         engine_dir: the engine directory.
         tokenizer_dir: where `tokenizer.json` is; empty: the engine directory.
         num_sender_threads: threads that hand responses to Triton server.
+        log_requests: "text" or "json": a line per request at its end; "": none.
         runtime: options of the runtime.
     """
 
     engine_dir: str
     tokenizer_dir: str = ""
     num_sender_threads: int = 2
+    log_requests: str = ""
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def to_parameters(self) -> dict[str, str]:
@@ -56,6 +63,8 @@ class ModelOptions:
             parameters["tokenizer_dir"] = self.tokenizer_dir
         if self.num_sender_threads != 2:
             parameters["num_sender_threads"] = str(self.num_sender_threads)
+        if self.log_requests:
+            parameters["log_requests"] = self.log_requests
         defaults = RuntimeOptions()
         for name, option in _RUNTIME_PARAMETERS.items():
             value = getattr(self.runtime, option)
@@ -79,10 +88,12 @@ class ModelOptions:
                     own[name] = text
                 elif name == "num_sender_threads":
                     own[name] = _integer(text, 1, 64)
+                elif name == "log_requests":
+                    own[name] = _log_format(text)
                 elif name in _RUNTIME_PARAMETERS:
                     runtime[_RUNTIME_PARAMETERS[name]] = _value(_RUNTIME_PARAMETERS[name], text)
                 else:
-                    known = ", ".join(["engine_dir", "tokenizer_dir", "num_sender_threads"])
+                    known = ", ".join(_OWN_PARAMETERS)
                     raise ValueError(
                         f"there is no such parameter; there are {known}, "
                         + ", ".join(_RUNTIME_PARAMETERS)
@@ -94,6 +105,12 @@ class ModelOptions:
         if problems:
             raise InvalidArgumentError.from_problems("parameters", problems)
         return cls(**own, runtime=RuntimeOptions(**runtime))  # type: ignore[arg-type]
+
+
+def _log_format(text: str) -> str:
+    if text not in FORMATS:
+        raise ValueError(f"must be one of {', '.join(FORMATS)}; leave it out for no lines")
+    return text
 
 
 def _value(option: str, text: str) -> object:

@@ -5,7 +5,7 @@ repository/
   enginery/            the model's name; of the layout tensorrt_llm there are five (trtllm/)
     config.pbtxt       written from the tables in this package: no templates, nothing to fill in
     1/model.py         finds this installation and hands over to the module that has the model;
-                       not there in the layout native
+                       not there where the native backend serves it
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .options import ModelOptions
 from .pbtxt import Message, Symbol, to_pbtxt
 from .tensors import INPUTS, OUTPUTS, TensorSpec
 from .trtllm import repository as trtllm
-from .trtllm.options import TrtllmOptions
+from .trtllm.options import TrtllmOptions, tensorrt_llm_parameters
 
 DEFAULT_MODEL_NAME = "enginery"
 
@@ -58,11 +58,13 @@ class Repository:
         path: the folder to give to `tritonserver --model-repository`.
         model_name: the model in it that clients ask for.
         layout: one of `LAYOUTS`.
+        is_native: whether the native backend serves the model that has the runtime.
     """
 
     path: Path
     model_name: str
     layout: str = layouts.ENGINERY
+    is_native: bool = False
 
 
 def write_repository(
@@ -77,7 +79,8 @@ def write_repository(
 
     Args:
         path: made when it is not there; the models' folders in it are written anew.
-        options: become the `parameters` of `config.pbtxt`; their type chooses the layout.
+        options: become the `parameters` of `config.pbtxt`; their type chooses the layout, they
+            the backend.
         model_name: of the model that clients ask for: letters, digits, `_`, `-` and `.`; None:
             "enginery", or "ensemble" in the layout `tensorrt_llm`.
 
@@ -85,20 +88,23 @@ def write_repository(
         InvalidArgumentError: the name is not a model name, or the repository fails its check.
         EngineryError: the engine cannot be opened, or was not built for the SKU.
     """
+    layout, default, is_native = layouts.ENGINERY, DEFAULT_MODEL_NAME, False
     if isinstance(options, TrtllmOptions):
         layout, default = layouts.TENSORRT_LLM, trtllm.DEFAULT_MODEL_NAME
+        is_native = options.is_native
         options = replace(options, model=_resolved(options.model))
         _check_options(options.model)
         trtllm.check_tokenizer(options.model)
+        trtllm.read_model_parameters(tensorrt_llm_parameters(options), is_native=is_native)
     elif isinstance(options, NativeOptions):
-        layout, default = layouts.NATIVE, DEFAULT_MODEL_NAME
+        is_native = True
         options = replace(options, model=_resolved(options.model))
         check_native_parameters(options.model.to_parameters())
     else:
-        layout, default = layouts.ENGINERY, DEFAULT_MODEL_NAME
         options = _resolved(options)
         _check_options(options)
-    repository = Repository(path, default if model_name is None else model_name, layout)
+    name = default if model_name is None else model_name
+    repository = Repository(path, name, layout, is_native)
     _check_name(repository)
     for model in _served_models(repository, options):
         folder = path / model.name
@@ -138,12 +144,12 @@ def check_repository(repository: Repository) -> None:
         InvalidArgumentError: lists every difference.
     """
     empty = ModelOptions("")
-    options: dict[str, ModelOptions | NativeOptions | TrtllmOptions] = {
-        layouts.ENGINERY: empty,
-        layouts.NATIVE: NativeOptions(empty),
-        layouts.TENSORRT_LLM: TrtllmOptions(empty),
-    }
-    expected = _served_models(repository, options[repository.layout])
+    options: ModelOptions | NativeOptions | TrtllmOptions = empty
+    if repository.layout == layouts.TENSORRT_LLM:
+        options = TrtllmOptions(empty, is_native=repository.is_native)
+    elif repository.is_native:
+        options = NativeOptions(empty)
+    expected = _served_models(repository, options)
     problems: list[str] = []
     for model in expected:
         own = _model_problems(repository, model)
@@ -191,8 +197,8 @@ def _model_problems(repository: Repository, model: ServedModel) -> list[str]:
         problems.append(f"name = {config.name!r}: the folder is {model.name!r}")
     if config.backend != expected.backend:
         problems.append(f"backend = {config.backend!r}: must be {expected.backend!r}")
-    is_enginery = repository.layout == layouts.ENGINERY
-    if is_enginery and not config.model_transaction_policy.decoupled:
+    must_stream = repository.layout == layouts.ENGINERY and not repository.is_native
+    if must_stream and not config.model_transaction_policy.decoupled:
         problems.append("model_transaction_policy.decoupled: must be true, or nothing streams")
     for kind, written, tables in (
         ("input", config.input, expected.input),

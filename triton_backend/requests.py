@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.options import Unsupported, option_problems
-from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams
+from enginery.runtime.sampling_params import UNSUPPORTED, SamplingParams, token_id_of_name
 from enginery.runtime.tokenizer import Tokenizer
 
 from .tensors import INPUTS, TensorSpec
 
 _OPTIONS = {spec.option: spec for spec in INPUTS if spec.option is not None}
-# Triton server's own, e.g. triton_enable_empty_final_response.
-_SERVER_PREFIX = "triton_"
 # As many sequences as the runtime takes.
 _MAX_BAD_WORDS = 4096
 # Inputs of TensorRT-LLM's ensemble that its clients send with the value that leaves them off.
@@ -40,7 +38,6 @@ class GenerationRequest:
     bad_token_sequences: Sequence[Sequence[int]]
     is_streaming: bool
     repeats_prompt: bool
-    returns_log_probs: bool
     returns_perf_metrics: bool
     priority: int
     timeout_ms: int
@@ -61,11 +58,7 @@ def read_request(
     """
     values = {spec.name: _value(spec, arrays.get(spec.name)) for spec in INPUTS}
     prompt, token_ids = _prompt(values, tokenizer)
-    returns_log_probs = bool(values["return_log_probs"])
-    options = _sampling_options(values)
-    if returns_log_probs:
-        options["logprobs"] = 0
-    params = SamplingParams(**options)
+    params = SamplingParams(**_sampling_options(values))
     if len(params.bad) > _MAX_BAD_WORDS:  # else each would be encoded before submit counts them
         raise InvalidArgumentError(
             f"bad_words: has {len(params.bad)} words; give at most {_MAX_BAD_WORDS}"
@@ -77,7 +70,6 @@ def read_request(
         bad_token_sequences=tokenizer().bad_token_sequences(params.bad) if params.bad else (),
         is_streaming=bool(_one_of(values, "stream", "streaming")),
         repeats_prompt=values["exclude_input_in_output"] is False,
-        returns_log_probs=returns_log_probs,
         returns_perf_metrics=bool(values["return_perf_metrics"]),
         priority=values["priority"] or 0,
         timeout_ms=values["timeout_ms"] or 0,
@@ -93,12 +85,19 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     Raises:
         InvalidArgumentError: lists the names, with the reason or the input that was meant.
     """
-    given = {
-        name: value for name, value in parameters.items() if not name.startswith(_SERVER_PREFIX)
-    }
+    given = {name: value for name, value in parameters.items() if not is_servers_own(name)}
     problems = option_problems([spec.name for spec in INPUTS], given, _UNSUPPORTED)
     if problems:
         raise InvalidArgumentError.from_problems("request", problems)
+
+
+def is_servers_own(name: str) -> bool:
+    """Whether a parameter is for Triton server, which hands it on.
+
+    `id` of HTTP's `generate` is the request's id as well; others are such as
+    `triton_enable_empty_final_response`.
+    """
+    return name == "id" or name.startswith("triton_")
 
 
 def _prompt(
@@ -112,7 +111,7 @@ def _prompt(
         return None, token_ids
     if text == "":
         raise InvalidArgumentError("text_input: is empty; a prompt has at least one character")
-    return text, tokenizer().encode(text)
+    return text, tokenizer().encode(text, name="text_input")
 
 
 def _sampling_options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +124,9 @@ def _sampling_options(values: Mapping[str, Any]) -> dict[str, Any]:
     max_tokens = _one_of(values, "max_tokens", "request_output_len")
     if max_tokens is not None:
         options["max_tokens"] = max_tokens
+    bias = _logit_bias(values["logit_bias_ids"], values["logit_bias_values"])
+    if bias is not None:
+        options["logit_bias"] = bias
     for name, value in _json_object(values["sampling_parameters"]).items():
         if name not in _OPTIONS:
             raise InvalidArgumentError(
@@ -135,8 +137,36 @@ def _sampling_options(values: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidArgumentError(
                 f"sampling_parameters: {name}: is given by an input too; give one of them"
             )
-        options[name] = value
+        options[name] = _with_token_ids(value) if name == "logit_bias" else value
+    if values["return_log_probs"] and options.get("logprobs") is None:
+        options["logprobs"] = 0
     return options
+
+
+def _logit_bias(
+    token_ids: Sequence[int] | None, values: Sequence[float] | None
+) -> Mapping[int, float] | None:
+    """The two inputs as one mapping; None when neither is given."""
+    if token_ids is None and values is None:
+        return None
+    token_ids, values = token_ids or (), values or ()
+    if len(token_ids) != len(values):
+        raise InvalidArgumentError(
+            f"logit_bias_ids, logit_bias_values: have {len(token_ids)} and {len(values)} values; "
+            "give one value per token id"
+        )
+    bias = dict(zip(token_ids, values, strict=True))
+    if len(bias) != len(token_ids):
+        raise InvalidArgumentError("logit_bias_ids: has a token id twice; give each once")
+    return bias
+
+
+def _with_token_ids(bias: Any) -> Any:
+    """The object of `sampling_parameters`, whose names are token ids; other names stay."""
+    if not isinstance(bias, Mapping):
+        return bias
+    token_ids = {name: token_id_of_name(name) for name in bias}
+    return {name if i is None else i: bias[name] for name, i in token_ids.items()}
 
 
 def _json_object(text: str | None) -> Mapping[str, Any]:

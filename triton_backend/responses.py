@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from enginery.runtime.event import Event
+from enginery.runtime.event import Event, Logprobs
 
 from .requests import GenerationRequest
 
@@ -26,6 +26,7 @@ FINISH_REASONS = {
 
 Tensors = dict[str, npt.NDArray[Any]]
 Logits = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 def merge(events: Iterable[Event]) -> list[Event]:
@@ -35,7 +36,8 @@ def merge(events: Iterable[Event]) -> list[Event]:
         events: of one request, in order.
 
     Returns:
-        At most one event per sequence; the request's last event stays last.
+        At most one event per sequence; the request's last event stays last. What its first event
+        said of the prompt is in the first.
     """
     merged: dict[int, Event] = {}
     for event in events:
@@ -46,11 +48,17 @@ def merge(events: Iterable[Event]) -> list[Event]:
                 token_ids=earlier.token_ids + event.token_ids,
                 text=earlier.text + event.text,
                 logprobs=(earlier.logprobs or []) + (event.logprobs or []) or None,
+                prompt_logprobs=_either(earlier.prompt_logprobs, event.prompt_logprobs),
                 context_logits=_either(earlier.context_logits, event.context_logits),
                 generation_logits=_joined(earlier.generation_logits, event.generation_logits),
             )
         merged[event.sequence_index] = event
-    return list(merged.values())
+    found = list(merged.values())
+    for i, event in enumerate(found[1:], start=1):
+        if event.prompt_logprobs is not None:
+            found[0] = replace(found[0], prompt_logprobs=event.prompt_logprobs)
+            found[i] = replace(event, prompt_logprobs=None)
+    return found
 
 
 class ResponseWriter:
@@ -79,23 +87,45 @@ class ResponseWriter:
             "sequence_index": _int32(index),
             "finish_reason": _string(FINISH_REASONS[event.finish_reason]),
         }
-        if self._request.returns_log_probs:
+        if self._request.sampling_params.logprobs is not None:
             tensors |= self._log_probs(event)
+        if event.prompt_logprobs is not None:
+            tensors["prompt_log_probs"] = _own(event.prompt_logprobs)
+            if self._request.sampling_params.prompt_logprobs:
+                tensors |= _likeliest("prompt_", event.prompt_logprobs)
         if self._request.returns_perf_metrics and event.finish_reason is not None:
             tensors |= _perf_metrics(event)
         return tensors
 
     def _log_probs(self, event: Event) -> Tensors:
-        drawn = [entry[0][1] for entry in event.logprobs or []]
-        total = self._cum_log_probs.get(event.sequence_index, 0.0) + sum(drawn)
+        logprobs = event.logprobs or []
+        total = self._cum_log_probs.get(event.sequence_index, 0.0)
+        total += sum(entry[0][1] for entry in logprobs)
         self._cum_log_probs[event.sequence_index] = total
-        return {
-            "output_log_probs": np.asarray(drawn, np.float32),
+        tensors: Tensors = {
+            "output_log_probs": _own(logprobs),
             "cum_log_probs": np.asarray([total], np.float32),
         }
+        if self._request.sampling_params.logprobs:
+            tensors |= _likeliest("", logprobs)
+        return tensors
 
 
-def _either(first: Logits | None, second: Logits | None) -> Logits | None:
+def _own(logprobs: Logprobs) -> npt.NDArray[np.float32]:
+    """Of the tokens that are there."""
+    return np.asarray([entry[0][1] for entry in logprobs], np.float32)
+
+
+def _likeliest(prefix: str, logprobs: Logprobs) -> Tensors:
+    """The outputs with the likeliest tokens in place of each one."""
+    best = [pair for _, *others in logprobs for pair in others]
+    return {
+        f"{prefix}top_token_ids": np.asarray([token_id for token_id, _ in best], np.int32),
+        f"{prefix}top_log_probs": np.asarray([logprob for _, logprob in best], np.float32),
+    }
+
+
+def _either(first: T | None, second: T | None) -> T | None:
     return second if first is None else first
 
 

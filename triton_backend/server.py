@@ -21,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from . import layouts
 from .errors import ServerError
 from .installation import Installation, find_tritonserver
 from .leftovers import leftover_prefix, remove_leftovers, remove_stale_leftovers
@@ -40,6 +39,8 @@ _EXIT_S = 6
 # Longer than that, so that it does not give up with an error of its own first.
 _OWN_EXIT_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1
+# What the model's watchdog said before it ended the server.
+_STALL = re.compile(r"watchdog: (.*?)\"?$")
 # What the model's own code raised, without the stack that follows.
 _MODEL_ERROR = re.compile(r"Failed to create instance: (.*?)(?:(?:\\n)+At:\\n.*)?\"?$")
 
@@ -166,9 +167,11 @@ class TritonServer:
             if all(descriptor in reasons for descriptor in ended):
                 return reasons[ended[0]]
         status = process.poll()
+        ending = f"tritonserver ended with status {status}"
         if status is None:
-            return "the process that runs the model died"
-        return f"tritonserver ended with status {status}"
+            ending = "the process that runs the model died"
+        stalls = [found.group(1) for line in self._whole_log() if (found := _STALL.search(line))]
+        return f"{ending}: {stalls[-1]}" if stalls else ending
 
     def stop(self) -> None:
         """Lets requests in flight end, for at most `exit_timeout_s`, and then ends the server.
@@ -220,7 +223,7 @@ class TritonServer:
         return self._process
 
     def _launch(self, installation: Installation) -> None:
-        if self.repository.layout == layouts.NATIVE and native_backend_files() is None:
+        if self.repository.is_native and native_backend_files() is None:
             raise ServerError(
                 f"{BACKEND_LIBRARY} is not installed; build it with `pip install .` in the source "
                 "tree, or serve with the Python backend"
@@ -290,14 +293,18 @@ class TritonServer:
 
     def _reason(self) -> str:
         """What the log says of a failed start: the model's own error where there is one."""
-        if self._log_thread is not None:
-            self._log_thread.join(timeout=1)
-        for line in self._log:
+        for line in self._whole_log():
             if found := _MODEL_ERROR.search(line):
                 # The server escapes the quotes and line breaks of what it repeats.
                 return found.group(1).replace('\\"', '"').replace("\\n", "\n")
         errors = [line for line in self._log if re.match(r"E\d{4} |error:|.*\| UNAVAILABLE", line)]
         return "\n".join(errors[-10:]) or self.log_tail() or "its log is empty"
+
+    def _whole_log(self) -> list[str]:
+        """Of a server that has ended, with what it wrote last."""
+        if self._log_thread is not None:
+            self._log_thread.join(timeout=1)
+        return list(self._log)
 
     def _num_active_requests(self) -> float:
         text = _get(self.metrics_url, "/metrics")

@@ -44,7 +44,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     TensorSpec("input_ids", "INT32", (-1,), "the prompt as token ids; this or text_input"),
     TensorSpec("stream", "BOOL", (1,), "a response whenever tokens come; default false"),
     TensorSpec("streaming", "BOOL", (1,), "another name of stream"),
-    _option("max_tokens", "INT32", "new tokens at most; default 32"),
+    _option("max_tokens", "INT32", "new tokens at most; 0: none; default 32"),
     TensorSpec("request_output_len", "INT32", (1,), "another name of max_tokens"),
     _option("min_tokens", "INT32", "no stop or end token before so many; default 0"),
     _option("num_return_sequences", "INT32", "sequences drawn for the prompt; default 1", "n"),
@@ -59,8 +59,26 @@ INPUTS: tuple[TensorSpec, ...] = (
     _options("stop_words", "STRING", "texts that end the output and are cut off", "stop"),
     _options("bad_words", "STRING", "words the output must not contain", "bad"),
     _options("stop_token_ids", "INT32", "token ids that end the output"),
+    _option(
+        "include_stop_token",
+        "BOOL",
+        "a stop or end token stays in output_ids; it adds no text; default false",
+    ),
     _option("end_id", "INT32", "ends the output in place of the engine's own end tokens"),
     _option("ignore_eos", "BOOL", "the engine's own end tokens do not end the output"),
+    _options("logit_bias_ids", "INT32", "token ids whose logits are biased", "logit_bias"),
+    TensorSpec(
+        "logit_bias_values",
+        "FP32",
+        (-1,),
+        "one per token id of logit_bias_ids, added to its logit; -inf bans the token",
+    ),
+    _option(
+        "logprobs",
+        "INT32",
+        "0: asks for output_log_probs and cum_log_probs; k, at most 20: and for top_token_ids and "
+        "top_log_probs, of the k likeliest",
+    ),
     TensorSpec(
         "sampling_parameters",
         "STRING",
@@ -73,7 +91,13 @@ INPUTS: tuple[TensorSpec, ...] = (
         (1,),
         "false: the first response repeats the prompt; default true",
     ),
-    TensorSpec("return_log_probs", "BOOL", (1,), "asks for output_log_probs and cum_log_probs"),
+    TensorSpec("return_log_probs", "BOOL", (1,), "as logprobs 0"),
+    _option(
+        "prompt_logprobs",
+        "INT32",
+        "0: asks for prompt_log_probs; k, at most 20: and for prompt_top_token_ids and "
+        "prompt_top_log_probs; no prefix reuse then",
+    ),
     TensorSpec(
         "return_perf_metrics", "BOOL", (1,), "asks for counts and times in the last response"
     ),
@@ -94,6 +118,25 @@ OUTPUTS: tuple[TensorSpec, ...] = (
     ),
     TensorSpec("output_log_probs", "FP32", (-1,), "natural log, one per new token id"),
     TensorSpec("cum_log_probs", "FP32", (1,), "their sum over the sequence so far"),
+    TensorSpec(
+        "top_token_ids", "INT32", (-1,), "for each new token the k likeliest, likeliest first"
+    ),
+    TensorSpec("top_log_probs", "FP32", (-1,), "natural log, one per token id of top_token_ids"),
+    TensorSpec(
+        "prompt_log_probs",
+        "FP32",
+        (-1,),
+        "natural log, one per prompt token from the second on; in the first response",
+    ),
+    TensorSpec(
+        "prompt_top_token_ids", "INT32", (-1,), "for each of them the k likeliest, likeliest first"
+    ),
+    TensorSpec(
+        "prompt_top_log_probs",
+        "FP32",
+        (-1,),
+        "natural log, one per token id of prompt_top_token_ids",
+    ),
     TensorSpec("num_input_tokens", "INT32", (1,), "tokens of the prompt"),
     TensorSpec("num_output_tokens", "INT32", (1,), "tokens of the sequence"),
     TensorSpec("num_reused_tokens", "INT32", (1,), "prompt tokens from the prefix cache"),

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from enginery.runtime.runtime import RuntimeOptions
+from enginery.cli import serve
+from enginery.cli.config_file import to_toml
+from enginery.cli.flags import FlagParser
 from enginery.triton_backend import tensors
 from enginery.triton_backend.metric_families import (
     COUNTERS,
@@ -18,10 +21,10 @@ from enginery.triton_backend.metric_families import (
     TIMESTAMP,
     TIMESTAMP_HELP,
 )
-from enginery.triton_backend.options import ModelOptions
 from enginery.triton_backend.trtllm.options import BlsOptions
 from enginery.triton_backend.trtllm.repository import ensemble_inputs, ensemble_outputs
 from enginery.triton_backend.trtllm.tensors import BLS_INPUTS, INPUTS, OUTPUTS, InputSpec
+from tests.triton_backend.test_options import ALL
 
 PAGE = (Path(__file__).parents[2] / "docs" / "triton.md").read_text(encoding="utf-8")
 
@@ -77,18 +80,20 @@ def test_metrics() -> None:
 
 
 def test_parameters() -> None:
-    everything = ModelOptions(
-        "e",
-        "t",
-        num_sender_threads=3,
-        runtime=RuntimeOptions(
-            kv_cache_bytes=1, max_batch_size=1, max_num_tokens=1, max_queue_size=1,
-            policy="MAX_UTILIZATION", enable_chunked_context=False, enable_block_reuse=False,
-            max_chunk_tokens=1, num_threads=1, pin_threads=True, isa="avx2", executor="a:b",
-            sku="cpu", free_gpu_memory_fraction=0.5,
-        ),
-    )  # fmt: skip
     keys = {key for line in rows("Parameters") for key in re.findall("`(.*?)`", line.split("|")[2])}
     own = {"exclude_input_in_output", "add_special_tokens", "skip_special_tokens"}
     own |= BlsOptions().to_parameters().keys()
-    assert keys == everything.to_parameters().keys() | own
+    assert keys == ALL.to_parameters().keys() | own
+
+
+def option_row(action: argparse.Action) -> str:
+    default = "none" if action.default is None else f"`{to_toml(action.default)}`"
+    text = (action.help or "").replace(" (%(default)s)", "").replace("%%", "%")
+    return f"| `{action.dest}` | {default} | {text} |"
+
+
+def test_configuration_file() -> None:
+    parser = FlagParser()
+    serve.add_arguments(parser)
+    options = [action for _, group in parser.config_groups() for action in group]
+    assert rows("Configuration file") == [option_row(action) for action in options]

@@ -7,6 +7,9 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from enginery.runtime import abi
 from enginery.runtime.errors import ShutDownError
 from enginery.runtime.runtime import Iteration, Stats
 from enginery.triton_backend.metric_families import (
@@ -15,6 +18,7 @@ from enginery.triton_backend.metric_families import (
     FINISH_REASONS,
     HISTOGRAMS,
     MEMORY,
+    STEP_TIME,
     TIME_TO_FIRST_TOKEN,
 )
 from enginery.triton_backend.metrics import (
@@ -24,11 +28,15 @@ from enginery.triton_backend.metrics import (
     Metrics,
     all_series,
     read_gauge,
+    read_runtime,
 )
+from enginery.triton_backend.observations import Observations
 from enginery.triton_backend.readings import Distribution, Limits, Observed, Reading
 
 LABELS = {"model": "llm", "version": "1"}
-ZERO = Stats(**dict.fromkeys(Stats.__dataclass_fields__, 0))
+NO_STEPS = (0,) * abi.NUM_STEP_TIMES
+_COUNTS = dict.fromkeys(set(Stats.__dataclass_fields__) - {"step_time_counts"}, 0)
+ZERO = Stats(**_COUNTS, step_time_counts=NO_STEPS)
 ZERO_BLOCKS = dataclasses.replace(ZERO, num_blocks=1)
 LIMITS = Limits(max_batch_size=16, tokens_per_block=32, memory_type="gpu")
 STEP = dataclasses.replace(
@@ -99,7 +107,7 @@ def test_values_follow_the_readings() -> None:
     stats = dataclasses.replace(
         ZERO, num_blocks=100, num_free_blocks=70, num_cached_blocks=20, num_waiting=5,
         num_running=3, num_requests=50, num_finished=42, num_output_tokens=1000, block_bytes=10,
-        workspace_bytes=7, step_ns=2_500_000_000,
+        workspace_bytes=7, step_ns=2_500_000_000, num_reused_tokens=320,
     )  # fmt: skip
     step: list[Iteration | None] = [STEP]
     current = [stats]
@@ -107,7 +115,10 @@ def test_values_follow_the_readings() -> None:
         SimpleNamespace(MetricFamily=families), lambda: reading(current[0], step[0]), LABELS
     )
     # They are there before the server says that it is ready.
-    blocks = {"max": 100, "free": 70, "used": 30, "cached": 20, "tokens_per": 32, "fraction": 0.3}
+    blocks = {
+        "max": 100, "free": 70, "used": 30, "cached": 20, "reused": 10, "tokens_per": 32,
+        "fraction": 0.3,
+    }  # fmt: skip
     assert {value: families.values[KV_CACHE_BLOCKS.name, value] for value in blocks} == blocks
     requests = {"waiting": 5, "scheduled": 3, "active": 8, "max": 16, "context": 2}
     assert {value: families.values[REQUESTS.name, value] for value in requests} == requests
@@ -147,6 +158,18 @@ def test_histogram_is_cumulative_and_never_inconsistent() -> None:
     # Of two buckets the larger one grows first: no page has less in it than in the smaller one.
     grown = [bounds.index(bound) for family, bound in families.calls if family == f"{name}_bucket"]
     assert grown == sorted(range(3, len(bounds)), reverse=True)
+
+
+def test_step_times_are_those_that_the_runtime_counts() -> None:
+    bounds = [abi.STEP_TIME_NS * 2**i / 1e9 for i in range(abi.NUM_STEP_TIMES - 1)]
+    assert STEP_TIME.bounds == pytest.approx(bounds, rel=1e-12)
+    counts = tuple(range(abi.NUM_STEP_TIMES))
+    stats = dataclasses.replace(ZERO_BLOCKS, step_time_counts=counts, step_ns=7_000_000_000)
+    runtime: Any = SimpleNamespace(stats=lambda: stats)
+    seen = read_runtime(runtime, LIMITS, Observations())().observed.histograms[STEP_TIME.name]
+    assert tuple(seen.counts) == counts
+    assert seen.sum == 7
+    assert seen.num_up_to(len(bounds)) == sum(counts)
 
 
 def test_calls_are_for_what_changed() -> None:

@@ -38,3 +38,13 @@ def test_it_ends_when_its_parent_is_killed() -> None:
         assert it.stdout.readline() == "watching\n"
         it.kill()
         assert it.communicate(timeout=DEADLINE_S)[0] == ""  # the child held the pipe, too
+
+
+def test_a_stall_ends_its_parent_and_tells_why() -> None:
+    stalled = "model.end_stalled_server(model.end_with_server(), '/x.json', 'it hangs: /x.json')"
+    child = f"{WATCHED}; {stalled}; print('alive')"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    command = [sys.executable, "-c", f"{parent}; print('alive')"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
+    assert done.stderr == "watchdog: it hangs: /x.json\n"

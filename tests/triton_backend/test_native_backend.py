@@ -42,7 +42,7 @@ def test_config_differs_in_the_backend_alone(
     write_repository(tmp_path / "python", ModelOptions(str(engine)), "llm")
     python = (tmp_path / "python" / "llm" / "config.pbtxt").read_text()
     assert native == python.replace('backend: "python"', 'backend: "enginery"')
-    assert repository.layout == layouts.NATIVE
+    assert (repository.layout, repository.is_native) == (layouts.ENGINERY, True)
 
 
 def test_no_python_is_left_in_the_model(engine: Path, tmp_path: Path) -> None:
@@ -91,7 +91,9 @@ def test_options_of_the_python_backend_are_refused(engine: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_flag_chooses_the_backend(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flag_chooses_the_backend(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for flags, backend in (
         ((), "python"),
         (("--backend", "auto"), "python"),
@@ -100,8 +102,9 @@ def test_flag_chooses_the_backend(engine: Path, capsys: pytest.CaptureFixture[st
     ):
         assert main(["serve", str(engine), "--dry_run", *flags]) == 0
         assert f'backend: "{backend}"\n' in capsys.readouterr().out
-    assert main(["serve", str(engine), "--backend", "native", "--layout", "tensorrt_llm"]) != 0
-    assert "--backend native: does not have --layout tensorrt_llm" in capsys.readouterr().err
+    own = ["--layout", "tensorrt_llm", "--backend", "native", "--model_repository", str(tmp_path)]
+    assert main(["serve", str(engine), "--dry_run", *own]) == 0
+    assert 'backend: "enginery"\n' in (tmp_path / "tensorrt_llm" / "config.pbtxt").read_text()
 
 
 def test_backends_lie_beside_each_other(tmp_path: Path) -> None:

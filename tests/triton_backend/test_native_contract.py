@@ -31,7 +31,7 @@ def contract() -> Iterator[str]:
     for name, (neutral, reason) in requests._UNSUPPORTED.items():
         (off,) = neutral or (None,)
         yield f"unsupported {name} {'-' if off is None else json.dumps(off)} {reason}"
-    names = {"engine_dir", "tokenizer_dir", "num_sender_threads", *options._RUNTIME_PARAMETERS}
+    names = {*options._OWN_PARAMETERS, *options._RUNTIME_PARAMETERS}
     for name in sorted(names - set(PYTHON_PARAMETERS)):
         yield f"parameter {name}"
     for name in sorted(PYTHON_PARAMETERS):

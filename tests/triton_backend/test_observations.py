@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from enginery.runtime.event import Event
 from enginery.triton_backend.metric_families import HISTOGRAMS
 from enginery.triton_backend.observations import Observations
 from enginery.triton_backend.readings import Observed
+from tests.support.events import golden_event
 
 GOLDEN = Path(__file__).parent / "golden" / "observations.txt"
 GIVEN = ("event", "refused")
@@ -21,17 +21,6 @@ GIVEN = ("event", "refused")
 
 def lines() -> list[str]:
     return [line for line in GOLDEN.read_text().splitlines() if not line.startswith("#")]
-
-
-def make_event(fields: list[str]) -> Event:
-    numbers = [int(field) for field in fields[:2] + fields[5:]]
-    request_id, sequence_index, num_prompt, num_output = numbers[:4]
-    times = [ms * 1_000_000 or None for ms in numbers[4:]]
-    reason, is_last, status = fields[2:5]
-    return Event(
-        request_id, sequence_index, None if reason == "NONE" else reason, is_last == "1", status,
-        "", [], "", None, None, None, None, None, 0, num_prompt, 0, num_output, *times,
-    )  # fmt: skip
 
 
 def shown(observed: Observed) -> Iterator[str]:
@@ -52,7 +41,7 @@ def test_sums_are_those_of_the_golden_file() -> None:
     for line in lines():
         kind, *fields = line.split()
         if kind == "event":
-            observations.add([make_event(fields)])
+            observations.add([golden_event(fields)])
         elif kind == "refused":
             observations.add_error(fields[0])
     expected = [line for line in lines() if line.split()[0] not in GIVEN]

@@ -13,6 +13,7 @@ ALL = ModelOptions(
     engine_dir="/engines/demo",
     tokenizer_dir="/tokenizers/demo",
     num_sender_threads=5,
+    log_requests="json",
     runtime=RuntimeOptions(
         kv_cache_bytes=1 << 40,
         max_batch_size=7,
@@ -28,6 +29,8 @@ ALL = ModelOptions(
         executor="some_package.module:Factory",
         sku="h200",
         free_gpu_memory_fraction=0.75,
+        watchdog_timeout_ms=60_000,
+        watchdog_dir="/var/lib/enginery",
     ),
 )
 
@@ -78,10 +81,11 @@ def test_every_problem_is_listed() -> None:
                 "batch_scheduler_policy": "fastest",
                 "enable_chunked_context": "perhaps",
                 "num_sender_threads": "0",
+                "log_requests": "true",
             }
         )
     message = str(raised.value)
-    assert "10 problems" in message
+    assert "11 problems" in message
     for part in (
         "max_attention_window_size = '0': there is no such parameter; there are engine_dir",
         "kv_cache_free_gpu_mem_fraction = '1.5': must be above 0 and below 1",
@@ -92,6 +96,7 @@ def test_every_problem_is_listed() -> None:
         "batch_scheduler_policy = 'fastest': must be one of guaranteed_no_evict",
         "enable_chunked_context = 'perhaps': must be true or false",
         "num_sender_threads = '0': must be 1 .. 64",
+        "log_requests = 'true': must be one of text, json",
         "engine_dir: is missing",
     ):
         assert part in message

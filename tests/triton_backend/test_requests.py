@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ def test_every_option(read: Any) -> None:
         stop_token_ids=np.array([3, 4], np.int32),
         end_id=np.array([9], np.int32),
         ignore_eos=np.array([True]),
+        logit_bias_ids=np.array([300, 0], np.int32),
+        logit_bias_values=np.array([-np.inf, 1.5], np.float32),
+        logprobs=np.array([4], np.int32),
+        prompt_logprobs=np.array([2], np.int32),
+        include_stop_token=np.array([True]),
         return_log_probs=np.array([True]),
         return_perf_metrics=np.array([True]),
         exclude_input_in_output=np.array([False]),
@@ -81,12 +87,12 @@ def test_every_option(read: Any) -> None:
     assert request.sampling_params == SamplingParams(
         max_tokens=7, min_tokens=2, n=3, temperature=0.5, top_k=11, top_p=0.25, min_p=0.125,
         seed=2**64 - 1, repetition_penalty=1.5, presence_penalty=-0.5, frequency_penalty=0.75,
-        stop=("x", "é"), bad=("q",), stop_token_ids=[3, 4], end_id=9, ignore_eos=True, logprobs=0,
+        stop=("x", "é"), bad=("q",), stop_token_ids=[3, 4], end_id=9, ignore_eos=True, logprobs=4,
+        logit_bias={300: -math.inf, 0: 1.5}, prompt_logprobs=2, include_stop_token=True,
     )  # fmt: skip
     assert request.bad_token_sequences == [[ord("q")], [ord(" "), ord("q")]]
     assert request.is_streaming
     assert request.repeats_prompt
-    assert request.returns_log_probs
     assert request.returns_perf_metrics
     assert (request.priority, request.timeout_ms) == (-3, 2**40)
 
@@ -95,6 +101,16 @@ def test_options_as_json(read: Any) -> None:
     text = np.array([b'{"temperature": 0.5, "stop": ["x"], "n": 2}'], np.object_)
     request = read(text_input=TEXT, sampling_parameters=text, top_k=np.array([4], np.int32))
     assert request.sampling_params == SamplingParams(temperature=0.5, stop=("x",), n=2, top_k=4)
+
+
+def test_logprobs_and_bias_as_json(read: Any) -> None:
+    text = np.array([b'{"logprobs": 3, "logit_bias": {"7": -100, "0": 0.5}}'], np.object_)
+    request = read(text_input=TEXT, sampling_parameters=text)
+    assert request.sampling_params == SamplingParams(logprobs=3, logit_bias={7: -100, 0: 0.5})
+    off = np.array([b'{"logprobs": null, "logit_bias": null}'], np.object_)
+    assert read(text_input=TEXT, sampling_parameters=off).sampling_params == SamplingParams()
+    asked = read(text_input=TEXT, sampling_parameters=off, return_log_probs=np.array([True]))
+    assert asked.sampling_params.logprobs == 0
 
 
 @pytest.mark.parametrize("name", ["stream", "streaming"])
@@ -141,6 +157,43 @@ def test_both_names_of_max_tokens(read: Any) -> None:
             },
             "sampling_parameters: top_k: is given by an input too",
         ),
+        (
+            {"text_input": TEXT, "logit_bias_ids": np.array([1, 2], np.int32)},
+            "logit_bias_ids, logit_bias_values: have 2 and 0 values; give one value per token id",
+        ),
+        (
+            {"text_input": TEXT, "logit_bias_values": np.array([1], np.float32)},
+            "logit_bias_ids, logit_bias_values: have 0 and 1 values",
+        ),
+        (
+            {
+                "text_input": TEXT,
+                "logit_bias_ids": np.array([5, 5], np.int32),
+                "logit_bias_values": np.array([1, 2], np.float32),
+            },
+            "logit_bias_ids: has a token id twice",
+        ),
+        (
+            {
+                "text_input": TEXT,
+                "logit_bias_ids": np.array([-5], np.int32),
+                "logit_bias_values": np.array([1], np.float32),
+            },
+            "logit_bias: -5: 1.0 is not a token id",
+        ),
+        *(
+            (
+                {"text_input": TEXT, "sampling_parameters": np.array([text], np.object_)},
+                reason,
+            )
+            for text, reason in (
+                (b'{"logit_bias": [1]}', "logit_bias = [1]: must map token ids to numbers"),
+                (b'{"logit_bias": {"05": 1}}', "logit_bias: '05': 1 is not a token id"),
+                (b'{"logit_bias": {"5": "1"}}', "logit_bias: 5: '1' is not a token id and a num"),
+                (b'{"logit_bias": {"2147483648": 1}}', "logit_bias: 2147483648: 1 is not a token"),
+                (b'{"logprobs": 21}', "logprobs = 21: must be None or an integer in 0 .. 20"),
+            )
+        ),
         # What no output would bring must not be asked for in silence.
         (
             {
@@ -159,7 +212,7 @@ def test_refused(arrays: dict[str, npt.NDArray[Any]], reason: str, tokenizer: To
 
 def test_parameters() -> None:
     check_parameters({})
-    check_parameters({"triton_enable_empty_final_response": True, "beam_width": 1})
+    check_parameters({"id": "a", "triton_enable_empty_final_response": True, "beam_width": 1})
     with pytest.raises(InvalidArgumentError) as raised:
         check_parameters({"temprature": 1, "zzz": 2, "beam_width": 4, "no_repeat_ngram_size": 3})
     message = str(raised.value)

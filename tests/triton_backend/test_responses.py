@@ -23,7 +23,6 @@ def writer(**options: Any) -> ResponseWriter:
         "bad_token_sequences": (),
         "is_streaming": True,
         "repeats_prompt": False,
-        "returns_log_probs": False,
         "returns_perf_metrics": False,
         "priority": 0,
         "timeout_ms": 0,
@@ -41,9 +40,11 @@ def test_plain_response_has_the_outputs_that_are_always_there() -> None:
 
 
 def test_types_and_shapes_are_the_declared_ones() -> None:
-    all_of_it = writer(returns_log_probs=True, returns_perf_metrics=True)
+    params = SamplingParams(logprobs=1, prompt_logprobs=1)
+    all_of_it = writer(sampling_params=params, returns_perf_metrics=True)
+    logprobs = [[(4, -1.0), (7, -0.5)], [(5, -2.0), (8, -0.25)]]
     tensors = all_of_it.tensors(
-        event(token_ids=[4, 5], logprobs=[[(4, -1.0)], [(5, -2.0)]], finish_reason="LENGTH")
+        event(token_ids=[4, 5], logprobs=logprobs, prompt_logprobs=logprobs, finish_reason="LENGTH")
     )
     assert set(tensors) == {spec.name for spec in OUTPUTS}
     for spec in OUTPUTS:
@@ -62,14 +63,54 @@ def test_finish_reasons(reason: str | None, shown: bytes) -> None:
 
 
 def test_log_probs_add_up_per_sequence() -> None:
-    writes = writer(returns_log_probs=True)
+    writes = writer(sampling_params=SamplingParams(logprobs=0))
     first = writes.tensors(event(token_ids=[4], logprobs=[[(4, -1.5)]]))
     writes.tensors(event(sequence_index=1, token_ids=[4], logprobs=[[(4, -100.0)]]))
     second = writes.tensors(event(token_ids=[5], logprobs=[[(5, -0.25), (9, -0.1)]]))
     assert first["cum_log_probs"].tolist() == [-1.5]
     assert second["output_log_probs"].tolist() == [-0.25]
     assert second["cum_log_probs"].tolist() == [-1.75]
-    assert writes.tensors(event())["output_log_probs"].shape == (0,)
+    none = writes.tensors(event())
+    assert none["output_log_probs"].shape == (0,)
+    assert "top_token_ids" not in none
+
+
+def test_likeliest_tokens_follow_one_another() -> None:
+    writes = writer(sampling_params=SamplingParams(logprobs=2))
+    logprobs = [[(4, -1.5), (9, -0.25), (4, -1.5)], [(5, -4.0), (6, -0.125), (7, -0.5)]]
+    tensors = writes.tensors(event(token_ids=[4, 5], logprobs=logprobs))
+    assert tensors["output_log_probs"].tolist() == [-1.5, -4.0]
+    assert tensors["top_token_ids"].tolist() == [9, 4, 6, 7]
+    assert tensors["top_log_probs"].tolist() == [-0.25, -1.5, -0.125, -0.5]
+    assert writes.tensors(event())["top_log_probs"].dtype == np.float32
+
+
+def test_logprobs_of_the_prompt() -> None:
+    writes = writer(sampling_params=SamplingParams(prompt_logprobs=1))
+    tensors = writes.tensors(event(prompt_logprobs=[[(8, -2.0), (9, -0.25)]]))
+    assert tensors["prompt_log_probs"].tolist() == [-2.0]
+    assert tensors["prompt_top_token_ids"].tolist() == [9]
+    assert tensors["prompt_top_log_probs"].tolist() == [-0.25]
+    assert "output_log_probs" not in tensors
+    # A prompt of one token has none, and says so.
+    assert writes.tensors(event(prompt_logprobs=[]))["prompt_log_probs"].shape == (0,)
+    assert "prompt_log_probs" not in writes.tensors(event())
+    plain = writer(sampling_params=SamplingParams(prompt_logprobs=0))
+    assert "prompt_top_token_ids" not in plain.tensors(event(prompt_logprobs=[[(8, -2.0)]]))
+
+
+def test_merge_leaves_what_is_of_the_prompt_in_the_first_response() -> None:
+    of_prompt = [[(8, -2.0)]]
+    merged = merge(
+        [
+            event(text="a", prompt_logprobs=of_prompt),
+            event(sequence_index=1, text="x"),
+            event(text="b"),
+        ]
+    )
+    assert [(e.text, e.prompt_logprobs) for e in merged] == [("x", of_prompt), ("ab", None)]
+    (joined,) = merge([event(text="a", prompt_logprobs=of_prompt), event(text="b")])
+    assert joined.prompt_logprobs is of_prompt
 
 
 def test_prompt_is_repeated_once_per_sequence() -> None:

@@ -5,10 +5,14 @@
 #include <utility>
 
 #include "base/str_cat.h"
+#include "request_log.h"
 #include "triton_calls.h"
 
 namespace enginery::triton {
 namespace {
+
+// Far longer than Triton server's gRPC thread takes to see that a write was cut off.
+constexpr std::chrono::milliseconds kSettleTime(500);
 
 TRITONSERVER_DataType ToTriton(DataType type) {
   switch (type) {
@@ -18,8 +22,12 @@ TRITONSERVER_DataType ToTriton(DataType type) {
       return TRITONSERVER_TYPE_INT32;
     case DataType::kInt64:
       return TRITONSERVER_TYPE_INT64;
+    case DataType::kUint8:
+      return TRITONSERVER_TYPE_UINT8;
     case DataType::kUint64:
       return TRITONSERVER_TYPE_UINT64;
+    case DataType::kFp16:
+      return TRITONSERVER_TYPE_FP16;
     case DataType::kFp32:
       return TRITONSERVER_TYPE_FP32;
     case DataType::kBool:
@@ -40,6 +48,12 @@ std::set<std::string, std::less<>> WantedOutputs(TRITONBACKEND_Request* request)
     names.emplace(name);
   }
   return names;
+}
+
+std::string ReadRequestId(TRITONBACKEND_Request* request) {
+  const char* id = nullptr;
+  Check(TRITONBACKEND_RequestId(request, &id));
+  return ClientRequestId(id);
 }
 
 }  // namespace
@@ -65,48 +79,74 @@ class Client::Response {
   TRITONBACKEND_Response* raw_ = nullptr;
 };
 
-Client::Client(TRITONBACKEND_Request* request) : wanted_outputs_(WantedOutputs(request)) {
+Client::Client(TRITONBACKEND_Request* request)
+    : request_id_(ReadRequestId(request)), wanted_outputs_(WantedOutputs(request)) {
   Check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
 }
 
-Client::~Client() { Refuse(ENGINERY_SHUT_DOWN, "the request was dropped"); }
+Client::~Client() {
+  Refuse(ENGINERY_SHUT_DOWN, "the request was dropped");
+  if (factory_ != nullptr) EndUnanswered();
+}
 
 bool Client::IsGone() {
   const std::lock_guard lock(mutex_);
-  if (factory_ == nullptr) return false;
-  bool is_cancelled = false;
-  Check(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled));
-  return is_cancelled;
+  return factory_ != nullptr && IsCancelled();
 }
 
-void Client::Send(Delta delta) {
+bool Client::EndDeparted() {
+  const std::lock_guard lock(mutex_);
+  if (factory_ == nullptr) return true;
+  if (!departed_at_ || Clock::now() - *departed_at_ < kSettleTime) return false;
+  EndUnanswered();
+  return true;
+}
+
+void Client::Send(size_t row, Delta delta) {
   const std::lock_guard lock(mutex_);
   if (factory_ == nullptr) return;
+  if (delta.is_last) --num_open_rows_;
+  const bool is_last = num_open_rows_ == 0;
+  if (HasLeft(is_last)) return;
   if (delta.finish_reason == ENGINERY_FINISH_ERROR) {
-    SendError(delta.status, StrCat(enginery_status_name(delta.status), ": ", delta.error));
+    SendError(delta.status, StrCat(enginery_status_name(delta.status), ": ", delta.error), is_last);
     return;
   }
-  const bool is_last = delta.is_last;
+  const std::vector<OutputTensor> tensors = writers_[row]->Write(std::move(delta));
+  if (tensors.empty()) return;
   Response response(factory_);
-  for (const OutputTensor& tensor : writer_->Write(std::move(delta))) {
-    AddOutput(response.get(), tensor);
-  }
+  for (const OutputTensor& tensor : tensors) AddOutput(response.get(), tensor);
+  if (HasLeft(is_last)) return;
   const uint32_t flags = is_last ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   TRITONSERVER_Error* const error = response.Send(flags, nullptr);
-  if (is_last) EndAnswer();
+  if (is_last) {
+    EndAnswer();
+  } else {
+    left_in_send_ = IsCancelled();
+  }
   Check(error);
 }
 
 void Client::Refuse(enginery_status status, std::string_view message) {
   const std::lock_guard lock(mutex_);
-  if (factory_ != nullptr) SendError(status, message);
+  if (factory_ != nullptr && !HasLeft(true)) SendError(status, message, true);
+}
+
+void Client::End() {
+  const std::lock_guard lock(mutex_);
+  if (factory_ == nullptr || HasLeft(true)) return;
+  Response response(factory_);
+  TRITONSERVER_Error* const error = response.Send(TRITONSERVER_RESPONSE_COMPLETE_FINAL, nullptr);
+  EndAnswer();
+  Check(error);
 }
 
 void Client::AddOutput(TRITONBACKEND_Response* response, const OutputTensor& tensor) const {
   if (!wanted_outputs_.contains(tensor.spec->name)) return;
   TRITONBACKEND_Output* output = nullptr;
   Check(TRITONBACKEND_ResponseOutput(response, &output, tensor.spec->name,
-                                     ToTriton(tensor.spec->type), &tensor.num_elements, 1));
+                                     ToTriton(tensor.spec->type), tensor.shape.data(),
+                                     static_cast<uint32_t>(tensor.shape.size())));
   void* buffer = nullptr;
   TRITONSERVER_MemoryType memory_type = TRITONSERVER_MEMORY_CPU;
   int64_t memory_type_id = 0;
@@ -121,16 +161,39 @@ void Client::AddOutput(TRITONBACKEND_Response* response, const OutputTensor& ten
   if (!tensor.data.empty()) std::memcpy(buffer, tensor.data.data(), tensor.data.size());
 }
 
-void Client::SendError(enginery_status status, std::string_view message) {
+void Client::SendError(enginery_status status, std::string_view message, bool is_final) {
+  const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   TRITONSERVER_Error* const reason = triton::ToTriton(status, message);
   try {
     Response response(factory_);
-    LogError(response.Send(TRITONSERVER_RESPONSE_COMPLETE_FINAL, reason), "sending an error");
+    LogError(response.Send(flags, reason), "sending an error");
   } catch (const Error& error) {
     TRITONSERVER_ErrorDelete(reason);
+    if (is_final) {
+      LogError(TRITONBACKEND_ResponseFactorySendFlags(factory_, flags), "ending a request");
+    }
+    Log(TRITONSERVER_LOG_ERROR, StrCat("cannot send an error: ", error.what()));
+  }
+  if (is_final) EndAnswer();
+}
+
+bool Client::IsCancelled() const {
+  bool is_cancelled = false;
+  LogError(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled),
+           "asking whether a client left");
+  return is_cancelled;
+}
+
+bool Client::HasLeft(bool is_last) {
+  if (!IsCancelled()) return false;
+  if (is_last) departed_at_ = Clock::now();
+  return true;
+}
+
+void Client::EndUnanswered() {
+  if (!left_in_send_) {
     LogError(TRITONBACKEND_ResponseFactorySendFlags(factory_, TRITONSERVER_RESPONSE_COMPLETE_FINAL),
              "ending a request");
-    Log(TRITONSERVER_LOG_ERROR, StrCat("cannot send an error: ", error.what()));
   }
   EndAnswer();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "generation_request.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "base/error.h"
@@ -10,6 +11,7 @@ namespace enginery::triton {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxLogprobs = 20;
 
 struct RealOption {
   std::string_view name;
@@ -26,6 +28,11 @@ constexpr RealOption kReals[] = {
 
 bool IsNull(const OptionValue& value) { return std::holds_alternative<std::monostate>(value); }
 
+int32_t AsNumLogprobs(std::string_view option, const OptionValue& value) {
+  return static_cast<int32_t>(
+      AsInteger(option, value, 0, kMaxLogprobs, "null or an integer in 0 .. 20"));
+}
+
 }  // namespace
 
 GenerationRequest::GenerationRequest() {
@@ -40,7 +47,7 @@ bool GenerationRequest::SetOption(std::string_view option, const OptionValue& va
     return true;
   }
   if (option == "max_tokens") {
-    fields.max_tokens = AsInteger(option, value, 1, INT64_MAX, "an integer >= 1");
+    fields.max_tokens = AsInteger(option, value, 0, INT64_MAX, "an integer >= 0");
   } else if (option == "min_tokens") {
     fields.min_tokens = AsInteger(option, value, 0, INT64_MAX, "an integer in 0 .. max_tokens");
   } else if (option == "n") {
@@ -71,6 +78,22 @@ bool GenerationRequest::SetOption(std::string_view option, const OptionValue& va
   } else if (option == "ignore_eos") {
     // end_id takes the place of the engine's own end tokens, whatever this says.
     fields.ignore_eos |= AsBool(option, value) ? 1 : 0;
+  } else if (option == "include_stop_token") {
+    fields.include_stop = AsBool(option, value) ? 2 : 0;
+  } else if (option == "logit_bias") {
+    for (const auto& [token_id, bias] : AsTokenBiases(option, value)) {
+      logit_bias.push_back({token_id, bias});
+    }
+  } else if (option == "logprobs") {
+    if (!IsNull(value)) fields.num_logprobs = AsNumLogprobs(option, value);
+  } else if (option == "prompt_logprobs") {
+    if (IsNull(value)) return true;
+    fields.return_prompt_logprobs = 1;
+    fields.num_prompt_logprobs = AsNumLogprobs(option, value);
+  } else if (option == "return_context_logits") {
+    fields.return_context_logits = AsBool(option, value) ? 1 : 0;
+  } else if (option == "return_generation_logits") {
+    fields.return_generation_logits = AsBool(option, value) ? 1 : 0;
   } else {
     return false;
   }
@@ -85,6 +108,10 @@ enginery_request GenerationRequest::View() {
   }
   stop_views_.clear();
   for (const std::string& text : stop_texts_) stop_views_.push_back({text.data(), text.size()});
+  bad_views_.clear();
+  for (const std::vector<int32_t>& bad : bad_token_sequences) {
+    bad_views_.push_back({bad.data(), bad.size()});
+  }
   enginery_request view = fields;
   view.prompt_token_ids = prompt_token_ids.data();
   view.num_prompt_tokens = prompt_token_ids.size();
@@ -92,7 +119,11 @@ enginery_request GenerationRequest::View() {
   view.num_stop_token_ids = stops.size();
   view.stop_strings = stop_views_.data();
   view.num_stop_strings = stop_views_.size();
-  view.num_logprobs = responses.returns_log_probs ? 0 : -1;
+  view.bad_token_sequences = bad_views_.data();
+  view.num_bad_token_sequences = bad_views_.size();
+  view.logit_bias = logit_bias.data();
+  view.num_logit_bias = logit_bias.size();
+  if (responses.returns_log_probs) view.num_logprobs = std::max(0, fields.num_logprobs);
   return view;
 }
 

@@ -16,6 +16,8 @@ namespace enginery::triton {
 struct ResponseOptions {
   bool repeats_prompt = false;
   bool returns_log_probs = false;
+  bool returns_top_tokens = false;  // with their log probabilities
+  bool returns_prompt_top_tokens = false;
   bool returns_perf_metrics = false;
 };
 
@@ -24,14 +26,16 @@ class GenerationRequest {
  public:
   GenerationRequest();
 
-  // Sets an option in the name of `sampling_parameters`. False when there is none of that name.
-  // Throws Error (INVALID_ARGUMENT) that names the option, the value and what is accepted.
+  // Sets an option in the name that SamplingParams has for it. False when there is none of that
+  // name. Throws Error (INVALID_ARGUMENT) that names the option, the value and what is accepted.
   bool SetOption(std::string_view option, const OptionValue& value);
 
   // For enginery_runtime_submit; points into this object.
   enginery_request View();
 
   std::vector<int32_t> prompt_token_ids;
+  std::vector<std::vector<int32_t>> bad_token_sequences;
+  std::vector<enginery_logit_bias> logit_bias;
   ResponseOptions responses;
   // What has no pointers and no option: priority, timeout_ms, streaming.
   enginery_request fields;
@@ -41,6 +45,7 @@ class GenerationRequest {
   int32_t end_id_ = -1;
   std::vector<std::string> stop_texts_;
   std::vector<enginery_string_view> stop_views_;
+  std::vector<enginery_token_sequence> bad_views_;
 };
 
 }  // namespace enginery::triton

@@ -23,6 +23,10 @@ constexpr FamilyValue kBlocks[] = {
     {"free", [](const Reading& r) { return Number(r.stats.num_free_blocks); }},
     {"used", [](const Reading& r) { return Number(NumUsedBlocks(r.stats)); }},
     {"cached", [](const Reading& r) { return Number(r.stats.num_cached_blocks); }},
+    {"reused",
+     [](const Reading& r) {
+       return Number(r.stats.num_reused_tokens / r.limits.tokens_per_block);
+     }},
     {"tokens_per", [](const Reading& r) { return Number(r.limits.tokens_per_block); }},
     {"fraction",
      [](const Reading& r) { return Number(NumUsedBlocks(r.stats)) / Number(r.stats.num_blocks); }},
@@ -54,7 +58,8 @@ constexpr FamilyValue kGeneral[] = {
 };
 constexpr Family kGauges[] = {
     {"nv_trt_llm_kv_cache_block_metrics",
-     "KV cache blocks; free ones include cached ones, which can be had at once",
+     "KV cache blocks; free ones include cached ones, which can be had at once; reused: since the "
+     "start",
      "kv_cache_block_type", kBlocks},
     {"nv_trt_llm_request_metrics", "Requests and sequences of the runtime", "request_type",
      kRequests},
@@ -132,6 +137,10 @@ constexpr const char* kTokenSeconds =
     "80";
 constexpr const char* kRequestSeconds =
     "0.01 0.05 0.1 0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680";
+// Those of enginery_stats.
+constexpr const char* kStepBounds =
+    "0.0001 0.0002 0.0004 0.0008 0.0016 0.0032 0.0064 0.0128 0.0256 0.0512 0.1024 0.2048 0.4096 "
+    "0.8192 1.6384 3.2768 6.5536 13.1072 26.2144 52.4288 104.8576 209.7152 419.4304 838.8608";
 constexpr const char* kTokens =
     "1 2 5 10 20 50 100 200 500 1000 2000 5000 10000 20000 50000 100000 200000 500000 1000000";
 constexpr const char* kTrtLlmTokens = "10 50 100 500 1000";
@@ -154,6 +163,8 @@ constexpr HistogramFamily kHistograms[] = {
      kRequestSeconds, "", ""},
     {"enginery_request_queue_time_seconds", "From the arrival of a request to its first step",
      kRequestSeconds, "", ""},
+    {"enginery_step_time_seconds", "Time of a step, with the scheduler's share", kStepBounds, "",
+     ""},
     {"enginery_request_prompt_tokens", kPromptTokensHelp, kTokens, "", ""},
     {"enginery_request_generation_tokens", kGenerationTokensHelp, kTokens, "", ""},
     {"nv_llm_input_token_len", kPromptTokensHelp, kTrtLlmTokens, "response_metric_type",

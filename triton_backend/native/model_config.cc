@@ -36,7 +36,24 @@ std::string Signature(const Json& tensor) {
 }
 
 std::string Signature(const TensorSpec& spec) {
-  return StrCat("TYPE_", DataTypeName(spec.type), spec.is_list ? " [-1]" : " [1]");
+  return StrCat("TYPE_", DataTypeName(spec.type), " [", spec.dims, "]");
+}
+
+std::vector<std::string_view> Names(const std::vector<Json>& tensors) {
+  std::vector<std::string_view> names;
+  for (const Json& tensor : tensors) names.push_back(Text(tensor, "name"));
+  return names;
+}
+
+void CheckBatching(const Json& config, const Layout& layout, Problems& problems) {
+  const std::string_view size = Text(config, "max_batch_size");
+  const bool is_zero = size == "0" || size == "";
+  if (layout.has_rows && is_zero) {
+    problems.Add("max_batch_size = 0: must be at least 1; it bounds the rows of a request");
+  } else if (!layout.has_rows && !is_zero) {
+    problems.Add(StrCat("max_batch_size = ", size,
+                        ": must be 0; the runtime batches, set parameters max_batch_size"));
+  }
 }
 
 void CheckTensors(std::string_view kind, const std::vector<Json>& written,
@@ -78,12 +95,11 @@ void CheckInstances(const Json& config, Problems& problems) {
 ModelConfig ReadModelConfig(std::string_view json) {
   const Json config = ParseJson(json);
   Problems problems("config.pbtxt");
-  if (const std::string_view size = Text(config, "max_batch_size"); size != "0" && size != "") {
-    problems.Add(StrCat("max_batch_size = ", size,
-                        ": must be 0; the runtime batches, set parameters max_batch_size"));
-  }
-  CheckTensors("input", Items(config, "input"), Inputs(), problems);
-  CheckTensors("output", Items(config, "output"), Outputs(), problems);
+  ModelConfig read;
+  read.layout = &ChooseLayout(Names(Items(config, "input")));
+  CheckBatching(config, *read.layout, problems);
+  CheckTensors("input", Items(config, "input"), read.layout->inputs, problems);
+  CheckTensors("output", Items(config, "output"), read.layout->outputs, problems);
   CheckInstances(config, problems);
   std::map<std::string, std::string> parameters;
   if (const Json* written = config.Find("parameters")) {
@@ -91,8 +107,11 @@ ModelConfig ReadModelConfig(std::string_view json) {
       parameters[name] = Text(value, "string_value");
     }
   }
-  ModelConfig read;
   try {
+    for (const LayoutParameter& own : read.layout->parameters) {
+      const auto written = parameters.extract(std::string(own.name));
+      if (!written.empty()) read.*own.field = ReadFlag(own.name, written.mapped());
+    }
     read.options = ReadModelOptions(parameters);
   } catch (const Error& error) {
     problems.Add(error.what());

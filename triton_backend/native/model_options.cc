@@ -25,6 +25,9 @@ constexpr std::string_view kNames[] = {
     "num_threads",
     "pin_threads",
     "isa",
+    "watchdog_timeout_ms",
+    "watchdog_dir",
+    "log_requests",
 };
 constexpr std::string_view kPythonNames[] = {
     "tokenizer_dir", "num_sender_threads", "executor", "sku", "kv_cache_free_gpu_mem_fraction",
@@ -57,13 +60,12 @@ void Set(Integer& field, const std::string& text) {
   field = static_cast<Integer>(value);
 }
 
-template <class Flag>
-void SetFlag(Flag& field, const std::string& text) {
+bool AsTruth(const std::string& text) {
   const std::string word = Lower(text);
   if (word != "true" && word != "1" && word != "false" && word != "0") {
     Refuse("must be true or false");
   }
-  field = word == "true" || word == "1" ? 1 : 0;
+  return word == "true" || word == "1";
 }
 
 void SetPolicy(int32_t& field, const std::string& text) {
@@ -96,20 +98,30 @@ void SetOption(ModelOptions& options, std::string_view name, const std::string& 
   } else if (name == "max_chunk_tokens") {
     Set(runtime.max_chunk_tokens, text);
   } else if (name == "enable_chunked_context") {
-    SetFlag(runtime.enable_chunked_context, text);
+    runtime.enable_chunked_context = AsTruth(text);
   } else if (name == "enable_kv_cache_reuse") {
-    SetFlag(runtime.enable_block_reuse, text);
+    runtime.enable_block_reuse = AsTruth(text);
   } else if (name == "num_threads") {
     Set(runtime.num_threads, text);
   } else if (name == "pin_threads") {
-    SetFlag(runtime.pin_threads, text);
+    runtime.pin_threads = AsTruth(text);
   } else if (name == "isa") {
     options.isa = text;
+  } else if (name == "watchdog_timeout_ms") {
+    Set(runtime.watchdog_timeout_ms, text);
+  } else if (name == "watchdog_dir") {
+    options.watchdog_dir = text;
+  } else if (name == "log_requests") {
+    options.log_requests = ReadLogFormat(text);
   } else if (std::ranges::find(kPythonNames, name) != std::end(kPythonNames)) {
     Refuse("only the Python backend reads it; leave it out, or serve with backend: \"python\"");
   } else {
     Refuse(StrCat("there is no such parameter; there are ", Names(kNames)));
   }
+}
+
+std::string Problem(std::string_view name, const std::string& text, const Error& error) {
+  return StrCat(name, " = '", text, "': ", error.what());
 }
 
 }  // namespace
@@ -119,6 +131,7 @@ ModelOptions::ModelOptions() { enginery_runtime_options_init(&runtime, sizeof ru
 enginery_runtime_options ModelOptions::View() const {
   enginery_runtime_options view = runtime;
   view.isa = isa.empty() ? nullptr : isa.c_str();
+  view.watchdog_dir = watchdog_dir.empty() ? nullptr : watchdog_dir.c_str();
   return view;
 }
 
@@ -129,7 +142,7 @@ ModelOptions ReadModelOptions(const std::map<std::string, std::string>& paramete
     try {
       SetOption(options, name, text);
     } catch (const Error& error) {
-      problems.Add(StrCat(name, " = '", text, "': ", error.what()));
+      problems.Add(Problem(name, text, error));
     }
   }
   if (options.engine_dir.empty()) {
@@ -137,6 +150,14 @@ ModelOptions ReadModelOptions(const std::map<std::string, std::string>& paramete
   }
   problems.ThrowIfAny();
   return options;
+}
+
+bool ReadFlag(std::string_view name, const std::string& text) {
+  try {
+    return AsTruth(text);
+  } catch (const Error& error) {
+    Refuse(Problem(name, text, error));
+  }
 }
 
 std::span<const std::string_view> ModelParameterNames() { return kNames; }

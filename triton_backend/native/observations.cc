@@ -46,6 +46,12 @@ uint64_t Distribution::NumUpTo(size_t bucket) const {
                          uint64_t{0});
 }
 
+void Observed::SetStepTimes(const enginery_stats& stats) {
+  Distribution& step_time = histograms[static_cast<size_t>(Histogram::kStepTime)];
+  std::ranges::copy(stats.step_time_counts, step_time.counts.begin());
+  step_time.sum = static_cast<double>(stats.step_ns) / kNanoseconds;
+}
+
 Observations::Observations() {
   for (size_t i = 0; i < kNumHistograms; ++i) {
     Distribution& distribution = observed_.histograms[i];

@@ -24,12 +24,13 @@ enum class Histogram : uint8_t {
   kInterTokenLatency,
   kE2eRequestLatency,
   kQueueTime,
+  kStepTime,
   kPromptTokens,
   kGenerationTokens,
   kInputTokens,
   kOutputTokens,
 };
-inline constexpr size_t kNumHistograms = 9;
+inline constexpr size_t kNumHistograms = 10;
 
 inline constexpr std::array<std::string_view, 5> kFinishReasons = {"stop", "length", "cancelled",
                                                                    "timeout", "error"};
@@ -52,6 +53,9 @@ struct Observed {
   std::array<Distribution, kNumHistograms> histograms;
   std::array<uint64_t, kFinishReasons.size()> finish_reasons{};
   std::array<uint64_t, kErrorCauses.size()> errors{};
+
+  // The runtime counts its steps itself: no event tells of them.
+  void SetStepTimes(const enginery_stats& stats);
 
   const Distribution& operator[](Histogram which) const {
     return histograms[static_cast<size_t>(which)];

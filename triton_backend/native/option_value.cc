@@ -25,6 +25,7 @@ std::string_view CutText(std::string_view text) {
 }
 
 std::string ShowOne(int32_t value) { return StrCat(value); }
+std::string ShowOne(float value) { return StrCat(value); }
 std::string ShowOne(const std::string& text) {
   return StrCat("'", CutText(text), text.size() > kMaxShownBytes ? "...'" : "'");
 }
@@ -48,6 +49,9 @@ struct Shower {
   template <class Item>
   std::string operator()(const std::vector<Item>& items) const {
     return ShowList(items);
+  }
+  std::string operator()(const TokenBiases& biases) const {
+    return StrCat("an object of ", biases.size(), " numbers");
   }
 };
 
@@ -91,6 +95,34 @@ OptionValue ListFromJson(const std::vector<Json>& items) {
   return ids;
 }
 
+// A token has one name: "05" and "5 " are none.
+std::optional<int32_t> TokenIdOfName(const std::string& name) {
+  const std::optional<int32_t> token_id = Parse<int32_t>(name);
+  return token_id && *token_id >= 0 && StrCat(*token_id) == name ? token_id : std::nullopt;
+}
+
+TokenBiases BiasesFromJson(const Json& object) {
+  TokenBiases biases;
+  for (const auto& [name, value] : object.members) {
+    const std::optional<int32_t> token_id = TokenIdOfName(name);
+    if (!token_id || value.kind != Json::Kind::kNumber) {
+      throw Error(ENGINERY_INVALID_ARGUMENT,
+                  StrCat(ShowOne(name), ": an object must map token ids to numbers"));
+    }
+    biases[*token_id] = AsReal(name, NumberFromJson(value.text));
+  }
+  return biases;
+}
+
+// NaN for what is no number.
+double AsDouble(const OptionValue& value) {
+  if (const auto* truth = std::get_if<bool>(&value)) return *truth ? 1 : 0;
+  if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
+  if (const auto* integer = std::get_if<uint64_t>(&value)) return static_cast<double>(*integer);
+  if (const auto* real = std::get_if<double>(&value)) return *real;
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
 }  // namespace
 
 OptionValue FromJson(const Json& json) {
@@ -108,7 +140,11 @@ OptionValue FromJson(const Json& json) {
     case Json::Kind::kObject:
       break;
   }
-  throw Error(ENGINERY_INVALID_ARGUMENT, "no option is an object");
+  return BiasesFromJson(json);
+}
+
+bool IsSame(const OptionValue& a, const OptionValue& b) {
+  return a == b || AsDouble(a) == AsDouble(b);
 }
 
 std::string Show(const OptionValue& value) { return std::visit(Shower(), value); }
@@ -127,12 +163,10 @@ uint64_t AsSeed(std::string_view name, const OptionValue& value) {
 }
 
 float AsReal(std::string_view name, const OptionValue& value) {
-  double number = std::numeric_limits<double>::quiet_NaN();
-  if (const auto* real = std::get_if<double>(&value)) number = *real;
-  if (const auto* integer = std::get_if<int64_t>(&value)) number = static_cast<double>(*integer);
-  if (const auto* integer = std::get_if<uint64_t>(&value)) number = static_cast<double>(*integer);
+  const double number = AsDouble(value);
   // A double beyond float's range would be infinity, or undefined to convert.
-  if (!(std::abs(number) <= std::numeric_limits<float>::max())) {
+  const bool is_real = std::abs(number) <= std::numeric_limits<float>::max();
+  if (std::holds_alternative<bool>(value) || !is_real) {
     Refuse(name, value, "a finite number");
   }
   return static_cast<float>(number);
@@ -165,6 +199,13 @@ std::vector<int32_t> AsTokenIds(std::string_view name, const OptionValue& value)
   const auto* texts = std::get_if<std::vector<std::string>>(&value);
   if (texts == nullptr || !texts->empty()) Refuse(name, value, "a list of token ids");
   return {};
+}
+
+TokenBiases AsTokenBiases(std::string_view name, const OptionValue& value) {
+  if (std::holds_alternative<std::monostate>(value)) return {};
+  const auto* biases = std::get_if<TokenBiases>(&value);
+  if (biases == nullptr) Refuse(name, value, "an object that maps token ids to numbers");
+  return *biases;
 }
 
 }  // namespace enginery::triton

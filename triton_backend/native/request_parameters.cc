@@ -12,8 +12,6 @@
 namespace enginery::triton {
 namespace {
 
-// Triton server's own, e.g. triton_enable_empty_final_response.
-constexpr std::string_view kServerPrefix = "triton_";
 // Longer names are no misspellings, and comparing them would cost what a client chooses.
 constexpr size_t kMaxNameBytes = 64;
 
@@ -37,7 +35,6 @@ constexpr UnsupportedOption kUnsupported[] = {
     {"pad_id", "", "requests are packed: nothing is padded"},
     {"logits_processor", "", kNoProcessor},
     {"apply_batched_logits_processor", "false", kNoProcessor},
-    {"prompt_logprobs", "", "take them from return_context_logits=True"},
     {"exclude_input_from_output", "true",
      "outputs never repeat the prompt; it is in RequestOutput.prompt_token_ids"},
     {"return_encoder_output", "false", "there are no encoder-decoder models"},
@@ -65,21 +62,13 @@ size_t EditDistance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-// 1 and 1.0 and true are one value, as in Python, from which the table comes.
-double AsDouble(const OptionValue& value, double otherwise) {
-  if (const auto* truth = std::get_if<bool>(&value)) return *truth ? 1 : 0;
-  if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
-  if (const auto* real = std::get_if<double>(&value)) return *real;
-  return otherwise;
-}
-
 bool IsOff(const UnsupportedOption& option, const OptionValue& value) {
   if (std::holds_alternative<std::monostate>(value)) return true;
   if (option.neutral.empty()) return false;
-  return AsDouble(value, -1) == AsDouble(FromJson(ParseJson(option.neutral)), -2);
+  return IsSame(value, FromJson(ParseJson(option.neutral)));
 }
 
-// What is wrong with a parameter; "" when nothing is.
+// What is wrong with a parameter of the layout `enginery`; "" when nothing is.
 std::string Problem(const RequestParameter& parameter) {
   const auto option = std::ranges::find(kUnsupported, parameter.name, &UnsupportedOption::name);
   if (option != std::end(kUnsupported)) {
@@ -88,11 +77,7 @@ std::string Problem(const RequestParameter& parameter) {
   }
   std::vector<std::string_view> names;
   for (const TensorSpec& spec : Inputs()) names.push_back(spec.name);
-  const std::string_view close = ClosestName(parameter.name, names);
-  const std::string shown = Show(parameter.name);
-  const std::string name = shown.substr(1, shown.size() - 2);  // without its quotes
-  const std::string hint = close.empty() ? "" : StrCat("; did you mean ", close, "?");
-  return StrCat(name, ": there is no such option", hint);
+  return NoSuchOption(parameter.name, names);
 }
 
 }  // namespace
@@ -102,10 +87,21 @@ std::span<const UnsupportedOption> UnsupportedOptions() { return kUnsupported; }
 void CheckParameters(std::span<const RequestParameter> parameters) {
   Problems problems("request");
   for (const RequestParameter& parameter : parameters) {
-    if (parameter.name.starts_with(kServerPrefix)) continue;
+    if (IsServersOwn(parameter)) continue;
     if (std::string problem = Problem(parameter); !problem.empty()) problems.Add(problem);
   }
   problems.ThrowIfAny();
+}
+
+bool IsServersOwn(const RequestParameter& parameter) {
+  return parameter.name == "id" || parameter.name.starts_with("triton_");
+}
+
+std::string NoSuchOption(const std::string& name, std::span<const std::string_view> names) {
+  const std::string_view close = ClosestName(name, names);
+  const std::string shown = Show(name);
+  const std::string hint = close.empty() ? "" : StrCat("; did you mean ", close, "?");
+  return StrCat(shown.substr(1, shown.size() - 2), ": there is no such option", hint);  // no quotes
 }
 
 std::string_view ClosestName(std::string_view name, std::span<const std::string_view> names) {

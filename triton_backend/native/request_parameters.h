@@ -31,6 +31,13 @@ std::span<const UnsupportedOption> UnsupportedOptions();
 // the input that was meant.
 void CheckParameters(std::span<const RequestParameter> parameters);
 
+// Whether Triton server understands it: e.g. triton_enable_empty_final_response, and `id` of HTTP's
+// `generate`, which is the request's id as well.
+bool IsServersOwn(const RequestParameter& parameter);
+
+// The problem with a parameter that none of `names` is: with the one that was perhaps meant.
+std::string NoSuchOption(const std::string& name, std::span<const std::string_view> names);
+
 // The one of `names` that `name` is most likely a misspelling of; "" when none is close.
 std::string_view ClosestName(std::string_view name, std::span<const std::string_view> names);
 

@@ -12,15 +12,29 @@
 
 namespace enginery::triton {
 
-enum class DataType : uint8_t { kOther, kString, kInt32, kInt64, kUint64, kFp32, kBool };
+enum class DataType : uint8_t {
+  kOther,
+  kString,
+  kInt32,
+  kInt64,
+  kUint8,
+  kUint64,
+  kFp16,
+  kFp32,
+  kBool
+};
 
 // As in config.pbtxt, without TYPE_.
 std::string_view DataTypeName(DataType type);
 
+// Dims, as config.pbtxt has them.
+inline constexpr std::string_view kOne = "1";
+inline constexpr std::string_view kAny = "-1";  // any length
+
 struct TensorSpec {
   const char* name;
   DataType type;
-  bool is_list;  // dims [-1]; else [1]
+  std::string_view dims;  // without the batch dimension, e.g. "2, -1"
   // Inputs: the option of sampling_parameters that it sets; "": the model reads it itself.
   std::string_view option = "";
   bool is_optional = true;

@@ -6,8 +6,6 @@
 #include <vector>
 
 #include "base/str_cat.h"
-#include "request_parameters.h"
-#include "request_reader.h"
 #include "triton_calls.h"
 
 namespace enginery::triton {
@@ -23,8 +21,12 @@ DataType FromTriton(TRITONSERVER_DataType type) {
       return DataType::kInt32;
     case TRITONSERVER_TYPE_INT64:
       return DataType::kInt64;
+    case TRITONSERVER_TYPE_UINT8:
+      return DataType::kUint8;
     case TRITONSERVER_TYPE_UINT64:
       return DataType::kUint64;
+    case TRITONSERVER_TYPE_FP16:
+      return DataType::kFp16;
     case TRITONSERVER_TYPE_FP32:
       return DataType::kFp32;
     case TRITONSERVER_TYPE_BOOL:
@@ -83,11 +85,13 @@ std::span<const std::byte> ReadBytes(TRITONBACKEND_Input* input, std::string_vie
   return num_buffers > 1 ? std::span<const std::byte>(gathered) : whole;
 }
 
-GenerationRequest ReadInputs(TRITONBACKEND_Request* request) {
+// `gathered`: holds the inputs that lie in several pieces.
+std::vector<InputTensor> ReadInputs(TRITONBACKEND_Request* request,
+                                    std::vector<std::vector<std::byte>>& gathered) {
   uint32_t count = 0;
   Check(TRITONBACKEND_RequestInputCount(request, &count));
   std::vector<InputTensor> tensors(count);
-  std::vector<std::vector<std::byte>> gathered(count);
+  gathered.resize(count);
   for (uint32_t i = 0; i < count; ++i) {
     TRITONBACKEND_Input* input = nullptr;
     Check(TRITONBACKEND_RequestInputByIndex(request, i, &input));
@@ -103,21 +107,7 @@ GenerationRequest ReadInputs(TRITONBACKEND_Request* request) {
                   {shape, num_dims},
                   ReadBytes(input, name, num_buffers, gathered[i])};
   }
-  return ReadRequest(tensors);
-}
-
-// A model that answers each request once has nowhere to put what comes before, or besides.
-void CheckAnswersOnce(const enginery_request& fields) {
-  constexpr std::string_view kFix =
-      "the model answers each request once; set decoupled: true in model_transaction_policy";
-  if (fields.streaming != 0) {
-    throw Error(ENGINERY_INVALID_ARGUMENT, StrCat("stream = true: ", kFix, ", or leave it out"));
-  }
-  if (fields.num_return_sequences > 1) {
-    throw Error(ENGINERY_INVALID_ARGUMENT,
-                StrCat("num_return_sequences = ", fields.num_return_sequences, ": ", kFix,
-                       ", or send as many requests"));
-  }
+  return tensors;
 }
 
 // Triton server's own limit, which clients give as `timeout`, beside ours: the shorter one holds.
@@ -132,11 +122,13 @@ void ApplyServerTimeout(TRITONBACKEND_Request* request, enginery_request& fields
 
 }  // namespace
 
-GenerationRequest ReadTritonRequest(TRITONBACKEND_Request* request, bool is_decoupled) {
-  CheckParameters(ReadParameters(request));
-  GenerationRequest read = ReadInputs(request);
-  if (!is_decoupled) CheckAnswersOnce(read.fields);
-  ApplyServerTimeout(request, read.fields);
+ModelRequest ReadTritonRequest(TRITONBACKEND_Request* request, const Codec& codec) {
+  const char* id = nullptr;
+  Check(TRITONBACKEND_RequestId(request, &id));
+  std::vector<std::vector<std::byte>> gathered;
+  const IncomingRequest incoming{id, ReadParameters(request), ReadInputs(request, gathered)};
+  ModelRequest read = codec.Read(incoming);
+  for (Row& row : read.rows) ApplyServerTimeout(request, row.request.fields);
   return read;
 }
 

@@ -72,15 +72,22 @@ class RowClient:
         batch: shared by the rows of the request.
         writer: makes tensors of events.
         names: what a request to stop may call it.
+        client_request_id: what its client calls it, for logs.
     """
 
     def __init__(
-        self, pb_utils: Any, batch: BatchSender, writer: RowWriter, names: RequestNames
+        self,
+        pb_utils: Any,
+        batch: BatchSender,
+        writer: RowWriter,
+        names: RequestNames,
+        client_request_id: str = "",
     ) -> None:
         self._pb_utils = pb_utils
         self._batch = batch
         self._writer = writer
         self.names = names
+        self.client_request_id = client_request_id
 
     def is_gone(self) -> bool:
         """Whether the client cancelled or went away before its last response."""

@@ -14,6 +14,7 @@ from enginery.runtime.errors import EngineryError, InvalidArgumentError
 
 from .. import model
 from ..options import ModelOptions
+from ..request_log import client_request_id_of
 from .clients import BatchSender, RequestNames, RowClient
 from .options import read_tensorrt_llm_parameters
 from .refusals import TICKET, refuse_parameters
@@ -62,6 +63,8 @@ class TritonPythonModel(model.TritonPythonModel):
             self._stop(names, sender)
             return
         rows = self._reader.read(arrays)
+        client_request_id = client_request_id_of(request)
+        timeout_ms = _server_timeout_ms(request)
         batch = BatchSender(self._pb_utils, sender, len(rows))
         submitted: list[int] = []
         try:
@@ -74,8 +77,8 @@ class TritonPythonModel(model.TritonPythonModel):
                     len(rows),
                     request.requested_output_names(),
                 )
-                client = RowClient(self._pb_utils, batch, writer, names)
-                submitted.append(self._submit_row(row, client))
+                client = RowClient(self._pb_utils, batch, writer, names, client_request_id)
+                submitted.append(self._submit_row(row, client, timeout_ms))
         except EngineryError:
             # The caller answers the whole request with the error.
             batch.fail()
@@ -83,11 +86,15 @@ class TritonPythonModel(model.TritonPythonModel):
                 self._cancel(request_id)
             raise
 
-    def _submit_row(self, row: RowRequest, client: RowClient) -> int:
+    def _submit_row(self, row: RowRequest, client: RowClient, timeout_ms: int) -> int:
         # The dispatcher may see an event before submit returns: it waits for the entry here.
         with self._lock:
             request_id = self._runtime.submit(
-                row.prompt_token_ids, row.sampling_params, streaming=row.is_streaming
+                row.prompt_token_ids,
+                row.sampling_params,
+                streaming=row.is_streaming,
+                timeout_ms=timeout_ms,
+                client_request_id=client.client_request_id,
             )
             self._clients[request_id] = client
         return request_id
@@ -106,6 +113,12 @@ class TritonPythonModel(model.TritonPythonModel):
         sender.send(
             pb_utils.InferenceResponse([]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
+
+
+def _server_timeout_ms(request: Any) -> int:
+    """Triton server's own limit, which clients give as `timeout`; 0: none."""
+    timeout_us: int = request.timeout()
+    return timeout_us // 1000 + 1 if timeout_us else 0  # never before its time
 
 
 def _asks_to_stop(arrays: Arrays) -> bool:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from enginery.runtime.errors import InvalidArgumentError
 
@@ -25,6 +25,7 @@ class TrtllmOptions:
         adds_special_tokens: whether `preprocessing` adds the tokenizer's own, such as BOS.
         skips_special_tokens: whether `postprocessing` leaves them out of texts.
         bls: of `tensorrt_llm_bls`.
+        is_native: whether the native backend serves `tensorrt_llm`.
     """
 
     model: ModelOptions
@@ -33,6 +34,7 @@ class TrtllmOptions:
     adds_special_tokens: bool = True
     skips_special_tokens: bool = True
     bls: BlsOptions = field(default_factory=lambda: BlsOptions())
+    is_native: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,24 @@ class BlsOptions:
 
 
 def tensorrt_llm_parameters(options: TrtllmOptions) -> dict[str, str]:
-    """The parameters of `tensorrt_llm`: those of the other layout's model, and one of its own."""
-    parameters = options.model.to_parameters()
+    """The parameters of `tensorrt_llm`: those of the other layout's model, and one of its own.
+
+    It takes token ids and has no use for the tokenizer.
+    """
+    parameters = replace(options.model, tokenizer_dir="").to_parameters()
     parameters["exclude_input_in_output"] = _text(options.excludes_input)
     return parameters
 
 
-def read_tensorrt_llm_parameters(parameters: Mapping[str, str]) -> tuple[ModelOptions, bool]:
+def read_tensorrt_llm_parameters(
+    parameters: Mapping[str, str],
+    read_options: Callable[[Mapping[str, str]], ModelOptions] = ModelOptions.from_parameters,
+) -> tuple[ModelOptions, bool]:
     """Reads them back: the options, and whether responses leave out the prompt.
+
+    Args:
+        parameters: as strings.
+        read_options: reads those of the other layout's model.
 
     Raises:
         InvalidArgumentError: lists every unknown key and every value that is not accepted.
@@ -140,7 +152,7 @@ def read_tensorrt_llm_parameters(parameters: Mapping[str, str]) -> tuple[ModelOp
         raise InvalidArgumentError(
             f"parameters: exclude_input_in_output = {value!r}: must be true or false"
         )
-    return ModelOptions.from_parameters(rest), _TRUTH[value.lower()]
+    return read_options(rest), _TRUTH[value.lower()]
 
 
 def text_parameters(options: TrtllmOptions, switch: str, is_on: bool) -> dict[str, str]:

@@ -21,6 +21,8 @@ from .tensors import PREPROCESSING_INPUTS
 from .text_step import TextStep
 from .word_lists import write_word_lists
 
+_QUERY = "QUERY (text_input of the ensemble)"
+
 
 class TritonPythonModel(TextStep):
     """Loaded by name by the Python backend."""
@@ -30,9 +32,8 @@ class TritonPythonModel(TextStep):
     def _open(self, options: TextOptions) -> None:
         with Engine(options.engine_dir) as engine:
             info = engine.info
-        self._preprocessor = Preprocessor(
-            Tokenizer(options.tokenizer_dir), info, options.with_special_tokens
-        )
+        tokenizer = Tokenizer(options.tokenizer_dir, max_input_len=info.max_input_len)
+        self._preprocessor = Preprocessor(tokenizer, info, options.with_special_tokens)
 
     def _answer(self, request: Any, arrays: Arrays) -> Tensors:
         refuse_parameters(request.parameters())
@@ -65,14 +66,12 @@ class Preprocessor:
         refuse_unsupported(PREPROCESSING_INPUTS, arrays)
         queries = [texts[0] for texts in _texts("QUERY", arrays["QUERY"])]
         if "" in queries:
-            raise InvalidArgumentError(
-                "QUERY (text_input of the ensemble): is empty; a prompt has at least one character"
-            )
+            raise InvalidArgumentError(f"{_QUERY}: is empty; a prompt has at least one character")
         end_id, pad_id = self._end_and_pad()
         end_ids = arrays.get("END_ID", np.full((len(queries), 1), end_id, np.int32))
         pad_ids = arrays.get("PAD_ID", np.full((len(queries), 1), pad_id, np.int32))
         prompts = [
-            self._tokenizer.encode(text, add_special_tokens=self._adds_special_tokens)
+            self._tokenizer.encode(text, add_special_tokens=self._adds_special_tokens, name=_QUERY)
             for text in queries
         ]
         return {

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from enginery.runtime.errors import InvalidArgumentError
 
+from ..requests import is_servers_own
 from .tensors import ENSEMBLE_INPUTS, InputSpec
 
-# Triton server's own, e.g. triton_enable_empty_final_response.
-_SERVER_PREFIX = "triton_"
 # NVIDIA's client sends it beside the input `streaming`, which is what counts.
 _STREAMING = "Streaming"
 # A name that a request to `tensorrt_llm` can have beside its id, which clients choose.
@@ -59,7 +58,7 @@ def refuse_parameters(text: str) -> None:
     names = [name for name, _, _ in ENSEMBLE_INPUTS]
     problems = []
     for name in json.loads(text or "{}"):
-        if name.startswith(_SERVER_PREFIX) or name in (_STREAMING, TICKET):
+        if is_servers_own(name) or name in (_STREAMING, TICKET):
             continue
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

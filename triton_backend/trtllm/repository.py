@@ -17,6 +17,7 @@ from pathlib import Path
 from enginery.runtime.errors import NotFoundError
 
 from ..layouts import ServedModel
+from ..native_backend import BACKEND_NAME, check_native_parameters
 from ..options import ModelOptions
 from ..pbtxt import Field, Message, Symbol
 from ..tensors import TensorSpec
@@ -50,11 +51,6 @@ _MODULES = {
     TENSORRT_LLM: "enginery.triton_backend.trtllm.model",
     POSTPROCESSING: "enginery.triton_backend.trtllm.postprocessing",
 }
-_READERS: dict[str, Callable[[Mapping[str, str]], object]] = {
-    PREPROCESSING: functools.partial(TextOptions.from_parameters, switch="add_special_tokens"),
-    TENSORRT_LLM: lambda parameters: read_tensorrt_llm_parameters(parameters)[0],
-    POSTPROCESSING: functools.partial(TextOptions.from_parameters, switch="skip_special_tokens"),
-}
 
 
 def check_tokenizer(options: ModelOptions) -> None:
@@ -69,6 +65,17 @@ def check_tokenizer(options: ModelOptions) -> None:
             f"tokenizer: {path} is not there, and preprocessing needs it; name a directory that "
             "has one with --tokenizer_dir, or serve token ids with --layout enginery"
         )
+
+
+def read_model_parameters(parameters: Mapping[str, str], *, is_native: bool) -> ModelOptions:
+    """Reads the parameters of `tensorrt_llm` as its backend does.
+
+    Raises:
+        InvalidArgumentError: one is unknown, not accepted, or not the backend's; or the native
+            backend does not run the engine.
+    """
+    read = check_native_parameters if is_native else ModelOptions.from_parameters
+    return read_tensorrt_llm_parameters(parameters, read)[0]
 
 
 def served_models(
@@ -88,19 +95,28 @@ def served_models(
             options, "skip_special_tokens", options.skips_special_tokens
         ),
     }
+    readers: dict[str, Callable[[Mapping[str, str]], object]] = {
+        PREPROCESSING: functools.partial(TextOptions.from_parameters, switch="add_special_tokens"),
+        TENSORRT_LLM: functools.partial(read_model_parameters, is_native=options.is_native),
+        POSTPROCESSING: functools.partial(
+            TextOptions.from_parameters, switch="skip_special_tokens"
+        ),
+    }
+    native = {TENSORRT_LLM} if options.is_native else set()
     return [
         _ensemble(ensemble_name, max_batch_size),
         *(
             ServedModel(
                 name,
-                _python_config(
+                _step_config(
                     name,
+                    BACKEND_NAME if name in native else "python",
                     max_batch_size,
                     parameters[name],
                     is_decoupled=name == TENSORRT_LLM and options.is_decoupled,
                 ),
-                _MODULES[name],
-                _READERS[name],
+                None if name in native else _MODULES[name],
+                readers[name],
             )
             for name in STEPS
         ),
@@ -120,12 +136,17 @@ def ensemble_outputs() -> list[TensorSpec]:
     return [replace(by_name[step, source], name=name) for name, step, source in ENSEMBLE_OUTPUTS]
 
 
-def _python_config(
-    name: str, max_batch_size: int, parameters: Mapping[str, str], *, is_decoupled: bool
+def _step_config(
+    name: str,
+    backend: str,
+    max_batch_size: int,
+    parameters: Mapping[str, str],
+    *,
+    is_decoupled: bool,
 ) -> Message:
     return {
         "name": name,
-        "backend": "python",
+        "backend": backend,
         "max_batch_size": max_batch_size,
         "model_transaction_policy": {"decoupled": is_decoupled},
         # Hands over together what has come meanwhile, and never waits for more. Without the order

@@ -74,6 +74,8 @@ class RowReader:
         if "input_ids" not in arrays:
             raise InvalidArgumentError("input_ids: is missing; it is the prompt")
         num_rows = arrays["input_ids"].shape[0]
+        if num_rows == 0:
+            raise InvalidArgumentError("input_ids: has no rows; give one at least")
         rows = [self._row(arrays, index) for index in range(num_rows)]
         if not self._is_decoupled:
             _check_one_response(rows)

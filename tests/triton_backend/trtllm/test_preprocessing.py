@@ -33,6 +33,14 @@ def preprocess(engine: Engine, tokenizer: Tokenizer) -> Any:
     return run
 
 
+def test_text_that_cannot_fit_is_refused_by_its_bytes(engine: Engine) -> None:
+    tokenizer = Tokenizer(engine.path, max_input_len=engine.info.max_input_len)
+    preprocessor = Preprocessor(tokenizer, engine.info, True)
+    lengths = np.full((1, 1), 7, np.int32)
+    with pytest.raises(InvalidArgumentError, match=r"^QUERY .*: has 3000000 bytes, so at least"):
+        preprocessor.tensors({"QUERY": texts(["x" * 3_000_000]), "REQUEST_OUTPUT_LEN": lengths})
+
+
 def texts(*rows: list[str]) -> npt.NDArray[Any]:
     return np.array([[text.encode() for text in row] for row in rows], np.object_)
 

@@ -74,7 +74,7 @@ def test_long_values_are_cut() -> None:
 
 def test_parameters() -> None:
     refuse_parameters("")
-    refuse_parameters('{"Streaming": true, "triton_enable_empty_final_response": true}')
+    refuse_parameters('{"Streaming": true, "id": "a", "triton_enable_empty_final_response": true}')
     with pytest.raises(InvalidArgumentError) as raised:
         refuse_parameters('{"tmeperature": 2, "zzz": 1}')
     assert "tmeperature: there is no such option; did you mean temperature?" in str(raised.value)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,35 @@ def test_check_finds_a_missing_model(repository: Repository) -> None:
     (repository.path / "preprocessing" / "1" / "model.py").unlink()
     with pytest.raises(InvalidArgumentError, match=r"preprocessing: .*model\.py: is missing"):
         check_repository(repository)
+
+
+def test_native_config_differs_in_the_backend_alone(
+    engine_dir: Path, repository: Repository, tmp_path: Path
+) -> None:
+    options = TrtllmOptions(ModelOptions(str(engine_dir)), is_native=True)
+    native = write_repository(tmp_path / "native", options)
+    assert (native.layout, native.is_native) == (TENSORRT_LLM, True)
+    for name in NAMES:
+        python, text = ((r.path / name / "config.pbtxt").read_text() for r in (repository, native))
+        is_native = name == "tensorrt_llm"
+        if is_native:
+            python = python.replace('backend: "python"', 'backend: "enginery"')
+        assert text == python
+        has_python = name not in ("ensemble", "tensorrt_llm")
+        assert (native.path / name / "1" / "model.py").is_file() == has_python
+    check_repository(native)
+    with pytest.raises(InvalidArgumentError, match="backend = 'enginery': must be 'python'"):
+        check_repository(Repository(native.path, native.model_name, native.layout))
+
+
+def test_native_takes_the_tokenizer_and_refuses_what_python_reads(
+    engine_dir: Path, tmp_path: Path
+) -> None:
+    model = ModelOptions(str(engine_dir), tokenizer_dir=str(engine_dir))
+    write_repository(tmp_path, TrtllmOptions(model, is_native=True))
+    assert "tokenizer_dir" in (tmp_path / "preprocessing" / "config.pbtxt").read_text()
+    assert "tokenizer_dir" not in (tmp_path / "tensorrt_llm" / "config.pbtxt").read_text()
+    options = TrtllmOptions(replace(model, num_sender_threads=3), is_native=True)
+    with pytest.raises(InvalidArgumentError, match="num_sender_threads = '3': only the Python"):
+        write_repository(tmp_path / "refused", options)
+    assert not (tmp_path / "refused").exists()

@@ -187,7 +187,7 @@ def test_one_response_a_request(read: Any) -> None:
         ({"runtime_top_k": np.array([[-1]], np.int32)}, "top_k = -1"),
         ({"runtime_top_p": np.array([[1.5]], np.float32)}, "top_p = 1.5"),
         ({"temperature": np.array([[np.nan]], np.float32)}, "temperature = nan"),
-        ({"request_output_len": np.array([[0]], np.int32)}, "max_tokens = 0"),
+        ({"request_output_len": np.array([[-1]], np.int32)}, "max_tokens = -1"),
         ({"stop_words_list": words([1 << 20])}, "stop_words_list: token id 1048576"),
         ({"stop_words_list": words([0xC3, 0x20])}, "stop_words_list: [195, 32]: these tokens"),
         ({"stop_words_list": np.zeros((1, 3, 2), np.int32)}, "stop_words_list: has shape [3, 2]"),
