@@ -94,7 +94,7 @@ def test_events_are_timed_by_the_runtime() -> None:
             logprobs=None, context_logits=None, generation_logits=None, stop_string=None,
             stop_token_id=None, num_preemptions=2, num_prompt_tokens=10, num_reused_tokens=4,
             num_output_tokens=0, arrival_ns=None, first_scheduled_ns=None, first_token_ns=None,
-            last_token_ns=int(last_token_s * 1e9),
+            last_token_ns=int(last_token_s * 1e9), prompt_logprobs=None,
         )  # fmt: skip
 
     seen = RequestRecord(0, 10, 7.0)
