@@ -113,7 +113,7 @@ void Client::Send(size_t row, Delta delta) {
     return;
   }
   const std::vector<OutputTensor> tensors = writers_[row]->Write(std::move(delta));
-  if (tensors.empty()) return;
+  if (tensors.empty() && !is_last) return;
   Response response(factory_);
   for (const OutputTensor& tensor : tensors) AddOutput(response.get(), tensor);
   if (HasLeft(is_last)) return;
