@@ -3,7 +3,6 @@
 // The native backend's tables are those of the Python backend: both are compared with one golden
 // file, here and in tests/triton_backend/test_native_contract.py, which says how to write it anew.
 #include <algorithm>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -13,16 +12,15 @@
 #include "native/model_options.h"
 #include "native/request_parameters.h"
 #include "native/tensors.h"
+#include "support/golden_lines.h"
 
 namespace enginery::triton {
 namespace {
 
-using Lines = std::vector<std::string>;
-
 void AddTensors(Lines& lines) {
   for (const TensorSpec& spec : Inputs()) {
     lines.push_back(StrCat("input ", spec.name, " ", DataTypeName(spec.type), " ", spec.dims, " ",
-                           spec.option.empty() ? "-" : spec.option));
+                           OrDash(spec.option)));
   }
   for (const TensorSpec& spec : Outputs()) {
     lines.push_back(StrCat("output ", spec.name, " ", DataTypeName(spec.type), " ", spec.dims,
@@ -32,8 +30,8 @@ void AddTensors(Lines& lines) {
 
 void AddOptions(Lines& lines) {
   for (const UnsupportedOption& option : UnsupportedOptions()) {
-    lines.push_back(StrCat("unsupported ", option.name, " ",
-                           option.neutral.empty() ? "-" : option.neutral, " ", option.reason));
+    lines.push_back(
+        StrCat("unsupported ", option.name, " ", OrDash(option.neutral), " ", option.reason));
   }
   const auto add_sorted = [&lines](std::string_view kind, std::span<const std::string_view> names) {
     Lines sorted;
@@ -44,8 +42,6 @@ void AddOptions(Lines& lines) {
   add_sorted("parameter", ModelParameterNames());
   add_sorted("python_parameter", PythonParameterNames());
 }
-
-std::string_view OrDash(std::string_view text) { return text.empty() ? "-" : text; }
 
 void AddFamilies(Lines& lines, std::string_view kind, std::span<const Family> families) {
   for (const Family& family : families) {
@@ -72,14 +68,7 @@ TEST(tables_are_those_of_the_golden_file) {
   AddTensors(lines);
   AddOptions(lines);
   AddMetrics(lines);
-  std::ifstream golden("tests/triton_backend/golden/native_contract.txt");
-  REQUIRE(golden.good());
-  Lines expected;
-  for (std::string line; std::getline(golden, line);) expected.push_back(line);
-  for (size_t i = 0; i < std::min(lines.size(), expected.size()); ++i) {
-    CHECK_EQ(lines[i], expected[i]);
-  }
-  CHECK_EQ(lines.size(), expected.size());
+  CheckGoldenLines(lines, "tests/triton_backend/golden/native_contract.txt");
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 // What events say is added up as in the Python backend: both are compared with one golden file,
 // here and in tests/triton_backend/test_observations.py.
 #include <cstdio>
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -13,11 +12,10 @@
 #include "native/metric_families.h"
 #include "native/observations.h"
 #include "support/golden_events.h"
+#include "support/golden_lines.h"
 
 namespace enginery::triton {
 namespace {
-
-using Lines = std::vector<std::string>;
 
 Lines Show(const Observed& observed) {
   Lines lines;
@@ -44,11 +42,9 @@ Lines Show(const Observed& observed) {
 }
 
 TEST(sums_are_those_of_the_golden_file) {
-  std::ifstream golden("tests/triton_backend/golden/observations.txt");
-  REQUIRE(golden.good());
   Observations observations;
   Lines expected;
-  for (std::string line; std::getline(golden, line);) {
+  for (const std::string& line : GoldenLines("tests/triton_backend/golden/observations.txt")) {
     if (line.starts_with("#")) continue;
     std::istringstream fields(line);
     std::string kind;

@@ -2,7 +2,6 @@
 //
 // The lines of requests are those of the Python backend: both are compared with one golden file,
 // here and in tests/triton_backend/test_request_log.py, which says how to write it anew.
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -12,19 +11,12 @@
 #include "check.h"
 #include "native/request_log.h"
 #include "support/golden_events.h"
+#include "support/golden_lines.h"
 
 namespace enginery::triton {
 namespace {
 
-using Lines = std::vector<std::string>;
-
-Lines GoldenLines() {
-  std::ifstream golden("tests/triton_backend/golden/request_log.txt");
-  REQUIRE(golden.good());
-  Lines lines;
-  for (std::string line; std::getline(golden, line);) lines.push_back(line);
-  return lines;
-}
+constexpr const char* kGolden = "tests/triton_backend/golden/request_log.txt";
 
 // What is left of a line, without the space before it.
 std::string Rest(std::istream& fields) {
@@ -38,7 +30,7 @@ Lines Written(LogFormat format) {
   RequestLog log(
       format, "enginery", [&](const std::string& line) { lines.push_back(line); },
       [] { return Now{1'795'810'000'045, 30'000'000'000}; });
-  for (const std::string& line : GoldenLines()) {
+  for (const std::string& line : GoldenLines(kGolden)) {
     std::istringstream fields(line);
     std::string kind;
     fields >> kind;
@@ -57,7 +49,7 @@ Lines Written(LogFormat format) {
 
 TEST(lines_are_those_of_the_golden_file) {
   Lines expected;
-  for (const std::string& line : GoldenLines()) {
+  for (const std::string& line : GoldenLines(kGolden)) {
     if (line.starts_with("text ") || line.starts_with("json ")) expected.push_back(line + "\n");
   }
   Lines found;

@@ -3,8 +3,6 @@
 // The native backend's tables of `tensorrt_llm` are those of the Python backend: both are compared
 // with one golden file, here and in tests/triton_backend/trtllm/test_native_contract.py, which says
 // how to write it anew.
-#include <algorithm>
-#include <fstream>
 #include <string>
 #include <vector>
 
@@ -12,13 +10,10 @@
 #include "check.h"
 #include "native/layout.h"
 #include "native/trtllm/tensors.h"
+#include "support/golden_lines.h"
 
 namespace enginery::triton {
 namespace {
-
-using Lines = std::vector<std::string>;
-
-std::string_view OrDash(std::string_view text) { return text.empty() ? "-" : text; }
 
 TEST(tables_are_those_of_the_golden_file) {
   Lines lines;
@@ -40,14 +35,7 @@ TEST(tables_are_those_of_the_golden_file) {
   for (const LayoutParameter& parameter : ChooseLayout(kOwn).parameters) {
     lines.push_back(StrCat("parameter ", parameter.name));
   }
-  std::ifstream golden("tests/triton_backend/trtllm/golden/native_contract.txt");
-  REQUIRE(golden.good());
-  Lines expected;
-  for (std::string line; std::getline(golden, line);) expected.push_back(line);
-  for (size_t i = 0; i < std::min(lines.size(), expected.size()); ++i) {
-    CHECK_EQ(lines[i], expected[i]);
-  }
-  CHECK_EQ(lines.size(), expected.size());
+  CheckGoldenLines(lines, "tests/triton_backend/trtllm/golden/native_contract.txt");
 }
 
 }  // namespace
