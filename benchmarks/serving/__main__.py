@@ -9,33 +9,17 @@ python -m benchmarks.serving report benchmarks/results/mine/samples.jsonl
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from benchmarks.commands import run_commands
 from benchmarks.serving import agree, backends, report, run
 
-
-def main() -> int:
-    """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module, summary in (
-        ("run", run, "closed and open loops on all sides"),
-        ("agree", agree, "aiperf and guidellm beside our own client"),
-        ("backends", backends, "`tensorrt_llm` on the Python and on the native backend, in turn"),
-        ("report", report, "tables and plot of what `run` wrote"),
-    ):
-        command = commands.add_parser(name, help=summary, description=summary)
-        module.add_arguments(command)
-        command.set_defaults(run=getattr(module, name))
-    args = parser.parse_args()
-    status: int = args.run(args)
-    return status
-
+COMMANDS = (
+    ("run", run, "closed and open loops on all sides"),
+    ("agree", agree, "aiperf and guidellm beside our own client"),
+    ("backends", backends, "`tensorrt_llm` on the Python and on the native backend, in turn"),
+    ("report", report, "tables and plot of what `run` wrote"),
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_commands("python -m benchmarks.serving", __doc__, COMMANDS))
