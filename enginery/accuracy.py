@@ -88,7 +88,9 @@ def examine(
         directory = Path(folder) / "engine"
         reference = plan_build(reference_request(planned, reference_model, directory))
         build(reference)
-        report = compare(output, directory, text, progress, sku=planned.skus[0].name)
+        sku = planned.skus[0].name
+        emulated = None if sku == "cpu" else sku
+        report = compare(output, directory, text, progress, emulated_sku=emulated)
         token_ids = _token_ids(output, directory, text.read_bytes())
         identity = reference_identity(directory)
     bos = reference.config.bos_token_id
@@ -107,7 +109,11 @@ def examine(
 
 
 def compare(
-    engine: Path, reference: Path, text: Path, progress: Progress, sku: str = "cpu"
+    engine: Path,
+    reference: Path,
+    text: Path,
+    progress: Progress,
+    emulated_sku: str | None = None,
 ) -> AccuracyReport:
     """Runs two engines of one model over a text.
 
@@ -116,15 +122,15 @@ def compare(
         reference: directory of the engine that it is compared with.
         text: UTF-8.
         progress: called with windows done and in all.
-        sku: which of the engine's SKUs runs, emulated where it is a GPU.
+        emulated_sku: which of the engine's SKUs runs, emulated; None: the engine runs on what it
+            was built for, a GPU that is there or the CPU.
 
     Raises:
         OptionError: the text has fewer than two tokens.
     """
     content = text.read_bytes()
     token_ids = _token_ids(engine, reference, content)
-    is_emulated = sku != "cpu"
-    ours_on = LLM(engine, emulate=is_emulated, sku=sku if is_emulated else None)
+    ours_on = LLM(engine, emulate=emulated_sku is not None, sku=emulated_sku)
     with ours_on as ours, LLM(reference) as theirs:
         info = theirs.engine.info
         of_memory = WINDOW_BYTES // (4 * info.vocab_size)

@@ -7,6 +7,8 @@ Stages, in any order and number:
 
     limits                what the card itself does (the others report shares of it)
     gpu_tests             tests marked gpu, the demo's tokens and logits among them
+    accuracy              the demo's engines on the held-out text, beside the CPU's
+    calibrate             calibrates the demo on the GPU and on the CPU; needs ModelOpt
     throughput:ENGINE     fills the engine with random weights and measures it
     throughput:ENGINE+compare   and again without programmatic launch
     profile:ENGINE        times of every kernel of its steps
@@ -34,6 +36,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT_S = {
     "limits": 60,
     "gpu_tests": 150,
+    "accuracy": 120,
+    "calibrate": 200,
     "throughput": 90,
     "profile": 50,
     "transformers": 90,
@@ -97,6 +101,10 @@ def commands(stage: str, root: Path) -> Iterator[tuple[str, list[str]]]:
         options = ["-m", "gpu", "-p", "no:cacheprovider", "-q", "--tb=short", "-rA"]
         options += ["-o", f"pythonpath={REPOSITORY / 'typings'} {REPOSITORY}"]
         yield stage, ["-m", "pytest", *options, "tests/runtime/executors", "tests/plugins"]
+    elif kind == "accuracy":
+        yield stage, ["-m", "benchmarks.gpu.accuracy", str(root / "demo")]
+    elif kind == "calibrate":
+        yield stage, ["-m", "benchmarks.gpu.calibrate", str(root / "calibrated")]
     elif kind in ("throughput", "profile"):
         for engine in engines(root, name):
             filled = engine / ".filled"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's engines for tests on a GPU, and what the float32 cpu engine says of them."""
+"""The demo's engines for tests on a GPU, and the cpu engines that they are compared with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def demo_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the engines bf16 and int8_wo and with expected.npz.
+    """The folder that `benchmarks.gpu.demo` describes.
 
     The environment variable ENGINERY_GPU_ENGINES names one that was built elsewhere, since GPU
     machines need no compiler; without it they are built here.

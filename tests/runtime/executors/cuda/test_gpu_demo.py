@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's engines on a GPU, against the float32 cpu engine."""
+"""The demo's engines on a GPU, against the cpu engines of their schemes and of float32."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.gpu.demo import DEMO_ENGINES, DemoEngine, demo_prompts, reference
+from enginery.accuracy import log_softmax
 from enginery.runtime.errors import OutOfMemoryError
 from enginery.runtime.llm import LLM
 from enginery.runtime.llm_config import KvCacheConfig
@@ -18,66 +20,123 @@ from enginery.runtime.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.gpu
 
-# Relative error of the logits (Frobenius): rounding to bfloat16, and to int8 per output channel.
-TOLERANCE = {"bf16": 2e-2, "int8_wo": 5e-2}
+NUM_TOKENS = 48
 
 
-@pytest.fixture(scope="module", params=sorted(TOLERANCE))
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and what the float32 reference says after it.
+
+    Attributes:
+        tokens: of the prompt and its greedy continuation.
+        length: of the prompt.
+        logits: float32 [tokens, vocab_size] of the reference.
+    """
+
+    tokens: list[int]
+    length: int
+    logits: NDArray[np.float32]
 
 
-@pytest.fixture(scope="module")
-def llm(demo_engines: Path, scheme: str) -> Iterator[LLM]:
-    with LLM(demo_engines / scheme, kv_cache_config=KvCacheConfig(max_tokens=32768)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def expected(demo_engines: Path) -> dict[str, NDArray[Any]]:
-    with np.load(demo_engines / "expected.npz") as file:
-        return dict(file)
-
-
-def logits_of(llm: LLM, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+def logits_of(llm: LLM, tokens: list[int]) -> NDArray[np.float32]:
     params = SamplingParams(max_tokens=1, return_context_logits=True)
-    output = llm.generate(tokens.tolist(), params, use_tqdm=False)
-    logits: NDArray[np.float32] | None = output.context_logits
+    logits: NDArray[np.float32] | None = llm.generate(tokens, params, use_tqdm=False).context_logits
     assert logits is not None
     return logits
 
 
-def test_logits(llm: LLM, scheme: str, expected: dict[str, NDArray[Any]]) -> None:
-    for index in range(len(expected["prompt_tokens"])):
-        reference = expected[f"logits{index}"]
-        error = logits_of(llm, expected[f"tokens{index}"]) - reference
-        relative = float(np.linalg.norm(error) / np.linalg.norm(reference))
-        print(f"{scheme}, prompt {index}: relative error {relative:.2e}")
-        assert relative < TOLERANCE[scheme]
+def relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module", params=DEMO_ENGINES, ids=lambda engine: engine.name)
+def scheme(request: pytest.FixtureRequest) -> DemoEngine:
+    engine: DemoEngine = request.param
+    return engine
+
+
+@pytest.fixture(scope="module")
+def llm(demo_engines: Path, scheme: DemoEngine) -> Iterator[LLM]:
+    directory = scheme.on_gpu(demo_engines)
+    with LLM(directory, kv_cache_config=KvCacheConfig(max_tokens=32768)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def prompts(demo_engines: Path) -> list[Prompt]:
+    greedy = SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True)
+    with LLM(reference(demo_engines)) as exact:
+        made = []
+        for output in exact.generate(demo_prompts(), greedy, use_tqdm=False):
+            tokens = [*output.prompt_token_ids, *output.outputs[0].token_ids]
+            logits = logits_of(exact, tokens)
+            made.append(Prompt(tokens, len(output.prompt_token_ids), logits))
+    return made
+
+
+def test_logits(demo_engines: Path, llm: LLM, scheme: DemoEngine, prompts: list[Prompt]) -> None:
+    with LLM(scheme.on_cpu(demo_engines)) as foretelling:
+        for index, prompt in enumerate(prompts):
+            logits = logits_of(llm, prompt.tokens)
+            foretold = logits_of(foretelling, prompt.tokens)
+            error = relative_error(logits, foretold)
+            print(
+                f"{scheme.name}, prompt {index}: relative error {error:.2e} beside cpu, "
+                f"{relative_error(logits, prompt.logits):.2e} beside float32, cpu's "
+                f"{relative_error(foretold, prompt.logits):.2e}"
+            )
+            assert error < scheme.tolerance
 
 
 def test_greedy_tokens_of_prompts_together(
-    llm: LLM, scheme: str, expected: dict[str, NDArray[Any]]
+    llm: LLM, scheme: DemoEngine, prompts: list[Prompt]
 ) -> None:
-    prompts, lengths = [], expected["prompt_tokens"]
-    for index, length in enumerate(lengths):
-        prompts.append(expected[f"tokens{index}"][:length].tolist())
-    total = len(expected["tokens0"]) - int(lengths[0])
-    params = SamplingParams(max_tokens=total, temperature=0.0, ignore_eos=True)
+    params = SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True)
     compared = 0
-    for index, output in enumerate(llm.generate(prompts, params, use_tqdm=False)):
-        reference = expected[f"logits{index}"][lengths[index] - 1 :]
-        wanted = expected[f"tokens{index}"][lengths[index] :]
-        scale = TOLERANCE[scheme] * float(np.abs(reference).mean())
+    inputs = [prompt.tokens[: prompt.length] for prompt in prompts]
+    outputs = llm.generate(inputs, params, use_tqdm=False)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        expected = prompt.logits[prompt.length - 1 :]
+        # Another token is right only where the two are as good as equal for this scheme.
+        near = 4 * relative_error(logits_of(llm, prompt.tokens), prompt.logits)
+        near *= float(np.abs(expected).mean())
         for step, token in enumerate(output.outputs[0].token_ids):
-            if token != wanted[step]:
-                # Another token is right only where the two are as good as equal.
-                row = reference[step]
-                assert row[wanted[step]] - row[token] < 4 * scale, (index, step)
+            wanted = prompt.tokens[prompt.length + step]
+            if token != wanted:
+                assert expected[step][wanted] - expected[step][token] < near, step
                 break
             compared += 1
-    print(f"{scheme}: {compared} of {total * len(prompts)} tokens before any difference")
-    assert compared > total * len(prompts) // 2
+    print(f"{scheme.name}: {compared} of {NUM_TOKENS * len(prompts)} tokens before any difference")
+    assert compared > NUM_TOKENS * len(prompts) // 8
+
+
+def test_log_probabilities_of_prompt_and_tokens(llm: LLM) -> None:
+    params = SamplingParams(
+        max_tokens=8,
+        temperature=0.0,
+        ignore_eos=True,
+        logprobs=2,
+        prompt_logprobs=2,
+        return_context_logits=True,
+        return_generation_logits=True,
+    )
+    output = llm.generate("In the evening", params, use_tqdm=False)
+    completion = output.outputs[0]
+    context, generated = output.context_logits, completion.generation_logits
+    assert context is not None and generated is not None
+    assert output.prompt_logprobs is not None and completion.logprobs is not None
+    rows = [*zip(output.prompt_logprobs[1:], log_softmax(context)[:-1], strict=True)]
+    rows += zip(completion.logprobs, log_softmax(generated), strict=True)
+    for position, expected in rows:
+        assert position is not None and len(position) >= 2
+        for token, logprob in position.items():
+            assert logprob.logprob == pytest.approx(expected[token], abs=1e-4)
+
+
+def test_a_bias_chooses_the_token(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=5, temperature=0.0, ignore_eos=True, logit_bias={77: 100.0})
+    output = llm.generate("In the evening", params, use_tqdm=False)
+    assert list(output.outputs[0].token_ids) == [77] * 5
 
 
 def test_the_same_seed_gives_the_same_tokens(llm: LLM) -> None:
