@@ -6,7 +6,7 @@
 //     LIBRARY=build/tests/libenginery_static.a
 //     g++ -std=c++20 -O2 -Iruntime/src -Iruntime/include benchmarks/kernels.cc $LIBRARY \
 //         -pthread -o build/kernels
-//     build/kernels [isa]
+//     build/kernels [isa [scheme]]
 //
 // Times are of the thread's own CPU time; the ceiling (the loops of `enginery bench --profile`) is
 // measured again before every line, for the machine changes. Columns are rows of x; figures are G
@@ -57,23 +57,27 @@ struct Scheme {
   const char* name;
   LinearKernel Kernels::* kernel;
   Peak peak;
-  int64_t x_bytes, weight_bytes;  // of an element
+  int64_t x_bytes, weight_bits;  // of an element
 };
 
 constexpr Scheme kSchemes[] = {
-    {"f32", &Kernels::linear_f32_f32, &enginery_machine_limits::f32_peak, 4, 4},
-    {"bf16", &Kernels::linear_bf16_bf16, &enginery_machine_limits::bf16_peak, 2, 2},
-    {"int8_dynamic", &Kernels::linear_i8_i8, &enginery_machine_limits::i8_peak, 1, 1},
-    {"int8_wo f32", &Kernels::linear_f32_i8, &enginery_machine_limits::f32_peak, 4, 1},
-    {"int8_wo bf16", &Kernels::linear_bf16_i8, &enginery_machine_limits::bf16_peak, 2, 1},
+    {"f32", &Kernels::linear_f32_f32, &enginery_machine_limits::f32_peak, 4, 32},
+    {"bf16", &Kernels::linear_bf16_bf16, &enginery_machine_limits::bf16_peak, 2, 16},
+    {"int8_dynamic", &Kernels::linear_i8_i8, &enginery_machine_limits::i8_peak, 1, 8},
+    {"w4a8_dynamic", &Kernels::linear_i8_i4, &enginery_machine_limits::i8_peak, 1, 4},
+    {"int8_wo f32", &Kernels::linear_f32_i8, &enginery_machine_limits::f32_peak, 4, 8},
+    {"int8_wo bf16", &Kernels::linear_bf16_i8, &enginery_machine_limits::bf16_peak, 2, 8},
 };
+
+constexpr int64_t kGroup = 128;  // k that share a scale of i4 weights
 
 // A product of zeros: the time does not depend on the values.
 class Product {
  public:
   Product(const Scheme& scheme, int64_t rows, int64_t n, int64_t k)
       : x_(Zeros(rows * k * scheme.x_bytes)),
-        weight_(Zeros(n * k * scheme.weight_bytes)),
+        weight_(Zeros(n * k * scheme.weight_bits / 8)),
+        group_scales_(static_cast<size_t>(n * ((k + kGroup - 1) / kGroup))),
         x_scale_(static_cast<size_t>(rows)),
         scale_(static_cast<size_t>(n)),
         column_sums_(static_cast<size_t>(n)),
@@ -85,6 +89,8 @@ class Product {
     args_.weight = weight_.get();
     args_.scale = scale_.data();
     args_.column_sums = column_sums_.data();
+    args_.group_scales = group_scales_.data();
+    args_.group = kGroup;
     args_.scratch = static_cast<std::byte*>(scratch_.get());
     args_.y = y_.data();
     args_.y_pitch = n;
@@ -109,6 +115,7 @@ class Product {
     return memory;
   }
   Bytes x_, weight_;
+  std::vector<int8_t> group_scales_;
   std::vector<float> x_scale_, scale_;
   std::vector<int32_t> column_sums_;
   std::vector<float> y_;
@@ -136,11 +143,11 @@ void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
     std::printf("  %ld: %.0f", static_cast<long>(rows), rate);
     if (ceiling > 0) std::printf(" (%.0f%%)", 100 * rate / ceiling);
   }
-  const int64_t panel_bytes = enginery::kPanelChannels * shape.k * scheme.weight_bytes;
+  const int64_t panel_bytes = enginery::kPanelChannels * shape.k * scheme.weight_bits / 8;
   const int64_t channels = kStreamBytes / panel_bytes * enginery::kPanelChannels;
   const double seconds = Product(scheme, 1, channels, shape.k).Seconds(kernels.*scheme.kernel);
   std::printf("  stream: %.1f\n",
-              static_cast<double>(channels * shape.k * scheme.weight_bytes) / seconds * 1e-9);
+              static_cast<double>(channels * shape.k * scheme.weight_bits / 8) / seconds * 1e-9);
   std::fflush(stdout);
 }
 
@@ -154,6 +161,7 @@ int main(int argc, char** argv) {
   }
   std::printf("%s, one thread\n", kernels->name);
   for (const Scheme& scheme : kSchemes) {
+    if (argc > 2 && std::strcmp(argv[2], scheme.name) != 0) continue;
     for (const Shape& shape : kShapes) Measure(*kernels, scheme, shape);
   }
   return 0;

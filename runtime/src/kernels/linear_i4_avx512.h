@@ -34,6 +34,13 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
   const int8_t* scales = args.group_scales + panel * num_groups * kPanelChannels;
   const std::byte* x = static_cast<const std::byte*>(args.x) + row * args.x_pitch;
   const __m512i mask = _mm512_set1_epi8(15);
+  // The multipliers of the next panels, whose first are needed soon after the first codes.
+  for (int64_t at = 0; at < kPanels * num_groups * kPanelChannels; at += kLineBytes) {
+    __builtin_prefetch(scales + kPanels * num_groups * kPanelChannels + at);
+  }
+  // What lies ahead of a panel's end is the next panel, which is multiplied already.
+  int64_t ahead = Prefetch::kOwnBytes;
+  int64_t own_eighths = args.k / 8 - Prefetch::kOwnBytes / kBytes;
 
   __m512i sums[kPanels];
 #pragma GCC unroll 4
@@ -45,11 +52,12 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
     const int64_t left = args.k - group * args.group;
     const int64_t eighths = (left < args.group ? left : args.group) / 8;
     for (int64_t i = 0; i < eighths; ++i) {
+      if (own_eighths-- == 0) ahead += (kPanels - 1) * panel_bytes;
       const __m512i low = Broadcast32(x);
       const __m512i high = Broadcast32(x + 4);
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(weight + p * panel_bytes + Prefetch::kOwnBytes);
+        __builtin_prefetch(weight + p * panel_bytes + ahead);
         const __m512i codes = _mm512_loadu_si512(weight + p * panel_bytes);
         DotI8I8::Accumulate(products[p], _mm512_and_si512(codes, mask), low);
         DotI8I8::Accumulate(products[p], _mm512_and_si512(_mm512_srli_epi16(codes, 4), mask), high);
