@@ -9,16 +9,27 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import aiohttp
-import grpc  # type: ignore[import-untyped]
 import numpy as np
 from tritonclient.grpc import service_pb2
 
 from benchmarks.serving.generator import Reply, Tokens
 from enginery.bench.workload import BenchRequest
-from enginery.openai.triton import read_piece
+from enginery.openai.grpc_channel import Answers, Channel, GrpcError
+from enginery.openai.triton import STREAM_METHOD, read_piece
 
-STREAM_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 DONE = b"[DONE]"
+
+
+class Arrivals(Answers):
+    """Keeps messages with the times at which they came."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self._reply = reply
+
+    def on_message(self, message: bytes) -> None:
+        """See `grpc_channel.Listener`."""
+        self._reply.chunks.append((time.monotonic(), message))
 
 
 class TritonClient:
@@ -33,14 +44,11 @@ class TritonClient:
         self._url, self._model = url, model
 
     async def __aenter__(self) -> Self:
-        options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(self._url, options)
-        # Messages go and come as bytes. One request on a stream of its own, so its end is ours.
-        self._call = self._channel.unary_stream(STREAM_METHOD)
+        self._channel = Channel(self._url)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
+        self._channel.close()
 
     def encode(self, request: BenchRequest, seed: int) -> bytes:
         """See `Client`."""
@@ -61,9 +69,10 @@ class TritonClient:
         """See `Client`."""
         reply = Reply(time.monotonic())
         try:
-            async for message in self._call(payload):
-                reply.chunks.append((time.monotonic(), message))
-        except grpc.RpcError as error:
+            arrivals = Arrivals(reply)
+            await self._channel.start(STREAM_METHOD, payload, arrivals)
+            await arrivals.all()
+        except GrpcError as error:
             reply.error = str(error)
         return reply
 

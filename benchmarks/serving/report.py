@@ -16,6 +16,7 @@ from benchmarks.serving.figures import OBJECTIVES_MS
 from benchmarks.serving.loads import Level
 from benchmarks.serving.plot import Line, Panel, write_svg
 from benchmarks.serving.run import BARE, GENERATOR, SIDES, counts
+from benchmarks.serving.server import RUNTIME
 from enginery.bench.metrics import Distribution
 
 Sample = dict[str, Any]
@@ -29,6 +30,7 @@ NAMES = {
 MAX_TAIL_RATIO = 3.0
 """P99 over P50, at most."""
 POOLED = {"ttft": "ttfts_ms", "tpot": "tpots_ms", "e2e": "e2es_ms"}
+CPU_KINDS = (RUNTIME, "tritonserver", "model process", "front end", GENERATOR)
 KINDS = ("alone", "users", "rate")
 
 
@@ -107,6 +109,7 @@ def report(args: argparse.Namespace) -> int:
         chosen = [cell for cell in cells if cell.level.kind == kind]
         if chosen:
             print("\n".join([*table(chosen), ""]))
+    print("\n".join([*cpu_table(cells), ""]))
     write_svg(args.plot or args.samples.with_suffix(".svg"), panels(cells))
     return 0
 
@@ -253,6 +256,23 @@ def _processors(cell: Cell) -> str:
     total = statistics.median(share for share, _ in shares)
     sent = [share for _, share in shares if share is not None]
     return f"{total:.2f}, {statistics.median(sent):.2f}" if sent else f"{total:.2f}"
+
+
+def cpu_table(cells: Sequence[Cell]) -> list[str]:
+    """CPU time of each kind of process, per response."""
+    name = "cpu_us_per_response"
+    lines = [
+        "### CPU time per response: microseconds, medians of rounds\n",
+        _row(["load", "side", *CPU_KINDS]),
+        _row(["---"] * (2 + len(CPU_KINDS))),
+    ]
+    for cell in cells:
+        found = [sample[name] for sample in cell.samples if name in sample]
+        if cell.side == BARE or not found:
+            continue
+        medians = (statistics.median(each.get(kind, 0.0) for each in found) for kind in CPU_KINDS)
+        lines.append(_row([str(cell.level), NAMES[cell.side], *(f"{m:.0f}" for m in medians)]))
+    return lines
 
 
 def _ms(value: float) -> str:

@@ -22,7 +22,7 @@ from benchmarks.serving.clients import OpenAIClient, TritonClient
 from benchmarks.serving.figures import summarise
 from benchmarks.serving.generator import Client, run_load
 from benchmarks.serving.loads import Level, make_load
-from benchmarks.serving.server import Histograms, Server, grown_means
+from benchmarks.serving.server import RUNTIME, Histograms, Server, grown_means
 from enginery.bench.metrics import RequestRecord
 from enginery.runtime.engine import Engine
 
@@ -117,8 +117,13 @@ def measure_side(
         return sample | {"error": str(error)[-2000:].replace(str(ROOT), "")}
     last = max(record.token_times[-1] for record in done.records)
     wall_s = last - min(record.submit_time for record in done.records)
+    # Tokens that came together were one response.
+    num_responses = sum(len(set(record.token_times)) for record in done.records)
     return sample | {
         "processors": {name: round(seconds / wall_s, 4) for name, seconds in done.cpu_s.items()},
+        "cpu_us_per_response": {
+            name: round(1e6 * seconds / num_responses, 1) for name, seconds in done.cpu_s.items()
+        },
         "disturbance": done.disturbance,
         "server_means_ms": done.server_means_ms,
     }
@@ -140,7 +145,7 @@ def run_bare(engine: Path, key: dict[str, Any]) -> Run:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-1500:]}")
     result = json.loads(done.stdout)
     records = [RequestRecord(**record) for record in result["records"]]
-    return Run(records, {"runtime": result["cpu_s"]}, disturbance(before, after))
+    return Run(records, {RUNTIME: result["cpu_s"]}, disturbance(before, after))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 PORTS = [f"--{name}_port=0" for name in ("http", "grpc", "metrics", "openai")]
 STOP_TIMEOUT_S = 60
+RUNTIME = "runtime"
+_RUNTIME_THREADS = ("enginery-step", "enginery-worker")
 HISTOGRAMS = {
     "ttft": "enginery_time_to_first_token_seconds",
     "itl": "enginery_inter_token_latency_seconds",
@@ -71,14 +73,21 @@ class Server:
             self._process.wait()
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU seconds of each kind of process of the server so far."""
+        """CPU seconds of each kind of process of the server so far.
+
+        The runtime's threads, which compute, count as `RUNTIME` in whatever process they are.
+        """
         total: dict[str, float] = collections.defaultdict(float)
         waiting = [self._process.pid]
         while waiting:
             folder = Path(f"/proc/{waiting.pop()}")
-            total[_kind(folder)] += _cpu_seconds(folder)
+            seconds = _cpu_seconds(folder)
             for task in (folder / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
+                if (task / "comm").read_text().startswith(_RUNTIME_THREADS):
+                    total[RUNTIME] += _cpu_seconds(task)
+                    seconds -= _cpu_seconds(task)
+            total[_kind(folder)] += seconds
         return dict(total)
 
     def histograms(self) -> Histograms:

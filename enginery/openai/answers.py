@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from . import sse
 from .calls import Call
 from .generation import Piece, TokenLogprob, Usage
 from .served import Served
@@ -40,19 +41,24 @@ class Answer(ABC):
         self._texts: dict[int, list[str]] = {}
         self._finish_reasons: dict[int, str] = {}
         self._logprobs: dict[int, Json] = {}
+        head = sse.to_json(self._head(self.chunk_object)).removesuffix("}")
+        self._event_head = f'data: {head},"choices":['
+        self._num_prompt_tokens = sum(len(each.token_ids) for each in call.generations)
 
-    def chunks(self, pieces: Sequence[tuple[int, Piece]]) -> Iterator[Json]:
-        """Chunks of a stream for pieces; none for those that add nothing that a client sees."""
+    def chunks(self, pieces: Sequence[tuple[int, Piece]]) -> bytes:
+        """Events of a stream for pieces; empty for those that add nothing that a client sees."""
+        events: list[str] = []
         for choice, piece in pieces:
             self._note(choice, piece)
             self._num_output_tokens += len(piece.token_ids)
             is_first = choice not in self._texts
             self._texts.setdefault(choice, [])
             if is_first:
-                yield from map(self._chunk, self._opening(choice))
+                events += map(self._event, self._opening(choice))
             logprobs = self._logprobs_of(choice, piece)
             if piece.text or piece.finish_reason or logprobs:
-                yield from map(self._chunk, self._delta(choice, piece, logprobs))
+                events += map(self._event, self._delta(choice, piece, logprobs))
+        return "".join(events).encode()
 
     def usage_chunk(self) -> Json:
         """The last chunk of a stream that was asked for token counts."""
@@ -136,21 +142,21 @@ class Answer(ABC):
             "model": self._served.name,
         }
 
-    def _chunk(self, choice: Json) -> Json:
-        chunk = {**self._head(self.chunk_object), "choices": [choice]}
+    def _event(self, choice: Json) -> str:
+        """The event of a chunk with one choice. What all chunks have is written once."""
+        usage = ""
         if self._call.counts_continuously:
-            chunk["usage"] = self._usage_so_far()
+            usage = f',"usage":{sse.to_json(self._usage_so_far())}'
         elif self._call.includes_usage:
-            chunk["usage"] = None
-        return chunk
+            usage = ',"usage":null'
+        return f"{self._event_head}{sse.to_json(choice)}]{usage}}}\n\n"
 
     def _usage_so_far(self) -> Json:
         """Token counts of a stream that goes on, as far as it was sent."""
-        num_prompt = sum(len(generation.token_ids) for generation in self._call.generations)
         return {
-            "prompt_tokens": num_prompt,
+            "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_output_tokens,
-            "total_tokens": num_prompt + self._num_output_tokens,
+            "total_tokens": self._num_prompt_tokens + self._num_output_tokens,
         }
 
     @abstractmethod

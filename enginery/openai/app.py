@@ -28,6 +28,7 @@ from .generation import Generation, Model, Pieces
 from .guards import CheckApiKey, LimitBody
 from .metrics import CONTENT_TYPE, CountRequests, Metrics
 from .options import FrontEndOptions
+from .routes import BodyRoute
 from .schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from .served import Served
 
@@ -96,21 +97,27 @@ def create_app(
 
 
 def _add_generation(app: FastAPI, model: Model, served: Served, metrics: Metrics) -> None:
-    @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         served.check_name(body.model)
-        call = await completion_call(body, served)
+        call = await completion_call(body, served, request.state.request_id)
         answer = CompletionAnswer(call, served, request.state.request_id)
         request.state.call, request.state.answer = call, answer
         return await answer_call(call, answer, model, metrics, request)
 
-    @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         served.check_name(body.model)
-        call = await chat_call(body, served)
+        call = await chat_call(body, served, request.state.request_id)
         answer = ChatAnswer(call, served, request.state.request_id)
         request.state.call, request.state.answer = call, answer
         return await answer_call(call, answer, model, metrics, request)
+
+    for path, answer in (
+        ("/v1/completions", completions),
+        ("/v1/chat/completions", chat_completions),
+    ):
+        app.router.add_api_route(
+            path, answer, methods=["POST"], response_model=None, route_class_override=BodyRoute
+        )
 
 
 def _add_health(app: FastAPI, model: Model, served: Served) -> None:

@@ -48,15 +48,20 @@ class Call:
     num_logprobs: int | None
 
 
-async def completion_call(request: CompletionRequest, served: Served) -> Call:
+async def completion_call(request: CompletionRequest, served: Served, request_id: str) -> Call:
     """Encodes the prompts and checks them.
+
+    Args:
+        request: of the client.
+        served: what answers.
+        request_id: what the model's log is to call it.
 
     Raises:
         ApiError: names the field, the value and the limit.
     """
     _check_n(request, served, len(request.prompt))
     adds = request.add_special_tokens is not False
-    prompts = await asyncio.gather(*(_token_ids(p, served, adds) for p in request.prompt))
+    prompts = await _token_ids(request.prompt, served, adds)
     generations = []
     for index, token_ids in enumerate(prompts):
         where = "prompt" if len(prompts) == 1 else f"prompt {index}"
@@ -70,7 +75,7 @@ async def completion_call(request: CompletionRequest, served: Served) -> Call:
             inputs["include_stop_token"] = True
             if request.echo:
                 inputs["prompt_logprobs"] = request.logprobs
-        generations.append(_generation(request, token_ids, inputs))
+        generations.append(_generation(request, token_ids, inputs, request_id))
     texts = []
     if request.echo:
         texts = [
@@ -80,8 +85,13 @@ async def completion_call(request: CompletionRequest, served: Served) -> Call:
     return _call(request, generations, texts, request.logprobs)
 
 
-async def chat_call(request: ChatRequest, served: Served) -> Call:
+async def chat_call(request: ChatRequest, served: Served, request_id: str) -> Call:
     """Writes the chat out by the checkpoint's template and checks it.
+
+    Args:
+        request: of the client.
+        served: what answers.
+        request_id: what the model's log is to call it.
 
     Raises:
         ApiError: names the field, the value and the limit.
@@ -95,7 +105,8 @@ async def chat_call(request: ChatRequest, served: Served) -> Call:
     longest = _max_tokens(served, name, getattr(request, name), room, "messages")
     num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     inputs = _inputs(request, served, longest or room, num_logprobs)
-    return _call(request, [_generation(request, token_ids, inputs)], [], num_logprobs)
+    generation = _generation(request, token_ids, inputs, request_id)
+    return _call(request, [generation], [], num_logprobs)
 
 
 def _variables(given: dict[str, Any] | None) -> dict[str, Any]:
@@ -122,10 +133,19 @@ async def tokens_of_chat(
     return await served.encode_chat(written, _variables(given), opens_turn)
 
 
-async def _token_ids(prompt: Prompt, served: Served, add_special_tokens: bool) -> list[int]:
-    if isinstance(prompt, str):
-        return await served.encode(prompt, add_special_tokens)
-    return prompt
+async def _token_ids(
+    prompts: Sequence[Prompt], served: Served, add_special_tokens: bool
+) -> list[list[int]]:
+    given = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    if len(given) == len(prompts):  # in this turn of the event loop
+        return given
+
+    async def encoded(prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return await served.encode(prompt, add_special_tokens)
+        return prompt
+
+    return await asyncio.gather(*map(encoded, prompts))
 
 
 def _check_n(request: CompletionRequest | ChatRequest, served: Served, num_prompts: int) -> None:
@@ -191,9 +211,12 @@ def _inputs(
 
 
 def _generation(
-    request: CompletionRequest | ChatRequest, token_ids: list[int], inputs: dict[str, Any]
+    request: CompletionRequest | ChatRequest,
+    token_ids: list[int],
+    inputs: dict[str, Any],
+    request_id: str,
 ) -> Generation:
-    return Generation(token_ids, request.n or 1, inputs, bool(request.stream))
+    return Generation(token_ids, request.n or 1, inputs, bool(request.stream), request_id)
 
 
 def _call(

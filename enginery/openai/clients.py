@@ -5,47 +5,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import CLIENT_LEFT
 
-T = TypeVar("T")
-
 
 class ClientLeftError(Exception):
     """The client closed the connection before it had its answer."""
 
 
-async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves.
+class ClientWatch:
+    """Tells when a client has left.
 
     Args:
         receive: of the request, whose body was read.
-        work: whatever the client waits for.
-
-    Raises:
-        ClientLeftError: it left.
+        on_leave: called once, with the error that says so.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_wait_for_leave(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeftError
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
 
+    def __init__(self, receive: Receive, on_leave: Callable[[ClientLeftError], None]) -> None:
+        self._receive = receive
+        self._on_leave = on_leave
+        self._task = asyncio.create_task(self._watch())
 
-async def _wait_for_leave(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def stop(self) -> None:
+        """Nobody asks any more."""
+        self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._on_leave(ClientLeftError())
 
 
 async def call_and_note(
@@ -84,19 +76,19 @@ class Stream(Response):
     """A response that is sent piece by piece until it ends or its client leaves.
 
     Args:
-        body: gives the pieces; closed in either case.
+        body: gives the pieces, each with whether it is the last, and raises ClientLeftError when
+            the client has left.
         headers: of the response.
         media_type: of the response.
-        on_end: awaited once with whether the client stayed to the end; it frees what `body` uses,
-            which cannot do so itself where the client leaves before its first piece.
+        on_end: called once with whether the client stayed to the end; it frees what `body` uses.
     """
 
     def __init__(
         self,
-        body: AsyncIterator[bytes],
+        body: AsyncIterator[tuple[bytes, bool]],
         headers: Mapping[str, str],
         media_type: str,
-        on_end: Callable[[bool], Awaitable[None]],
+        on_end: Callable[[bool], None],
     ) -> None:
         # Without a body in the base class, which would say how long it is.
         self.status_code = 200
@@ -108,18 +100,15 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it, as ASGI has it."""
         stayed = False
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            await unless_client_leaves(receive, self._send(send))
+            async with contextlib.aclosing(self._body) as body:  # type: ignore[type-var]
+                await send(start)
+                async for piece, is_last in body:
+                    message = {"type": "http.response.body", "body": piece}
+                    await send({**message, "more_body": not is_last})
             stayed = True
         except (ClientLeftError, OSError):
             pass
         finally:
-            await self._on_end(stayed)
-
-    async def _send(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        async with contextlib.aclosing(self._body) as body:  # type: ignore[type-var]
-            await send(start)
-            async for piece in body:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._on_end(stayed)

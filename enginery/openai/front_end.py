@@ -17,7 +17,7 @@ from enginery.triton_backend.errors import ServerError
 from .options import FrontEndOptions
 
 _KILL_AFTER_S = 5
-_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "tritonclient")
+_NEEDED = ("fastapi", "uvicorn", "httptools", "hpack", "prometheus_client", "tritonclient")
 _NEEDED_BY_TRACES = (
     "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http",
     "opentelemetry.exporter.otlp.proto.grpc",

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,14 +12,12 @@ from starlette.responses import Response
 from . import sse
 from .answers import Answer
 from .calls import Call
-from .clients import Stream, unless_client_leaves
+from .clients import ClientLeftError, ClientWatch, Stream
 from .errors import ApiError
 from .generation import Model, Piece, Pieces
 from .metrics import Metrics, Stopwatch
 
 _LOG = logging.getLogger(__name__)
-
-_Taken = list[tuple[int, Piece]]
 
 
 async def answer_call(
@@ -34,61 +31,68 @@ async def answer_call(
         ApiError: the model refused the call or failed before its first tokens.
         ClientLeftError: nobody waits any more.
     """
-    named = [replace(each, request_id=answer.request_id) for each in call.generations]
-    pieces = Pieces(model, named)
-    stopwatch = Stopwatch(metrics)
-    if not call.streams:
-        is_whole = False
-        try:
-            await unless_client_leaves(request.receive, _collect(pieces, answer))
-            is_whole = True
-        finally:
-            stopwatch.end(answer.usage(), answer.first_token_ns, is_whole)
-        return Response(sse.to_json(answer.whole()), 200, media_type="application/json")
+    run = _Run(call, answer, Pieces(model, call.generations), Stopwatch(metrics))
     try:
-        first = await unless_client_leaves(request.receive, _first(pieces))
-    except BaseException:
-        stopwatch.end(answer.usage(), 0, False)
-        await pieces.close()
-        raise
-
-    async def end(stayed: bool) -> None:
-        stopwatch.end(answer.usage(), answer.first_token_ns, stayed)
-        await pieces.close()
-
-    body = _events(call, answer, pieces, first, stopwatch)
-    return Stream(body, sse.HEADERS, sse.MEDIA_TYPE, end)
-
-
-async def _collect(pieces: Pieces, answer: Answer) -> None:
-    async with pieces:
-        while taken := await pieces.take():
+        await run.pieces.start()
+        run.watch = ClientWatch(request.receive, run.pieces.fail)
+        if call.streams:
+            first = await run.pieces.take()
+            run.pieces.raise_error()
+            return Stream(run.events(first), sse.HEADERS, sse.MEDIA_TYPE, run.end)
+        while not run.pieces.are_complete and (taken := await run.pieces.take()):
             answer.add(taken)
+    except BaseException:
+        run.end(False)
+        raise
+    run.end(True)
+    return Response(sse.to_json(answer.whole()), 200, media_type="application/json")
 
 
-async def _first(pieces: Pieces) -> _Taken:
-    pieces.start()
-    taken = await pieces.take()
-    pieces.raise_error()
-    return taken
+class _Run:
+    """A call that is being answered, and what must be given back at its end."""
 
+    def __init__(self, call: Call, answer: Answer, pieces: Pieces, stopwatch: Stopwatch) -> None:
+        self.pieces = pieces
+        self.watch: ClientWatch | None = None
+        self._call = call
+        self._answer = answer
+        self._stopwatch = stopwatch
 
-async def _events(
-    call: Call, answer: Answer, pieces: Pieces, first: _Taken, stopwatch: Stopwatch
-) -> AsyncIterator[bytes]:
-    taken: Sequence[tuple[int, Piece]] = first
-    try:
-        while taken:
-            stopwatch.note(taken)
-            chunks = [sse.event(chunk) for chunk in answer.chunks(taken)]
-            if chunks:
-                yield b"".join(chunks)
-            taken = await pieces.take()
-        if call.includes_usage:
-            yield sse.event(answer.usage_chunk())
-    except ApiError as error:
-        yield sse.event(error.body)
-    except Exception as error:  # our bug: this stream pays, the others go on
-        _LOG.exception("a stream failed")
-        yield sse.event(ApiError(500, f"{type(error).__name__}: {error}").body)
-    yield sse.DONE
+    def end(self, is_whole: bool) -> None:
+        """Counts it and cancels what still runs.
+
+        Args:
+            is_whole: all of it was answered.
+        """
+        self._stopwatch.end(self._answer.usage(), self._answer.first_token_ns, is_whole)
+        self.pieces.close()
+        if self.watch is not None:
+            self.watch.stop()
+
+    async def events(self, taken: list[tuple[int, Piece]]) -> AsyncIterator[tuple[bytes, bool]]:
+        """Events for these pieces and all that follow, and whether they are the last.
+
+        Raises:
+            ClientLeftError: nobody reads them.
+        """
+        chunks = b""
+        try:
+            while taken:
+                self._stopwatch.note(taken)
+                chunks = self._answer.chunks(taken)
+                if self.pieces.are_complete:
+                    break
+                if chunks:
+                    yield chunks, False
+                    chunks = b""
+                taken = await self.pieces.take()
+            if self._call.includes_usage:
+                chunks += sse.event(self._answer.usage_chunk())
+        except ClientLeftError:
+            raise
+        except ApiError as error:
+            chunks += sse.event(error.body)
+        except Exception as error:  # our bug: this stream pays, the others go on
+            _LOG.exception("a stream failed")
+            chunks += sse.event(ApiError(500, f"{type(error).__name__}: {error}").body)
+        yield chunks + sse.DONE, True

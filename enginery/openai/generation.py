@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, Self
@@ -75,14 +75,28 @@ class Piece:
     """In a sequence's last piece."""
 
 
+Cancel = Callable[[], None]
+"""Ends what was started; harmless when it has ended."""
+
+
+class Receiver(Protocol):
+    """Gets the pieces of a generation, in the event loop's thread; does not raise."""
+
+    def on_piece(self, piece: Piece) -> None:
+        """A piece came."""
+
+    def on_end(self, error: BaseException | None) -> None:
+        """No more come, and why where that is an error. Only the first call counts."""
+
+
 class Model(Protocol):
     """Triton server, or what stands for it in tests."""
 
-    def generate(self, generation: Generation) -> AsyncIterator[Piece]:
-        """Pieces of all sequences; closing the iterator cancels the request.
+    async def start(self, generation: Generation, receiver: Receiver) -> Cancel:
+        """Sends a request, whose pieces the receiver gets until it is cancelled.
 
         Raises:
-            ApiError: what Triton server answered, at any piece.
+            ApiError: it could not be sent.
         """
 
     async def is_ready(self) -> bool:
@@ -107,7 +121,8 @@ class Pieces:
     def __init__(self, model: Model, generations: Sequence[Generation]) -> None:
         self._model = model
         self._generations = generations
-        self._tasks: list[asyncio.Task[None]] = []
+        self._cancels: list[tuple[_Receiver, Cancel]] = []
+        self._num_left = sum(generation.num_sequences for generation in generations)
         self._queued: list[tuple[int, Piece]] = []
         self._join_at = _JOIN_AFTER
         self._changed = asyncio.Event()
@@ -133,6 +148,11 @@ class Pieces:
         return _joined(queued)
 
     @property
+    def are_complete(self) -> bool:
+        """Whether the last piece of every sequence was taken."""
+        return self._num_left == 0 and not self._queued
+
+    @property
     def num_waiting(self) -> int:
         """Pieces that nobody has taken yet."""
         return len(self._queued)
@@ -142,53 +162,97 @@ class Pieces:
         if self._error is not None:
             raise self._error
 
-    def start(self) -> None:
-        """Begins to generate; entering the context does it where it was not done."""
-        if self._tasks:
+    async def start(self) -> None:
+        """Begins to generate; entering the context does it where it was not done.
+
+        Raises:
+            ApiError: the model takes no requests; nothing goes on.
+        """
+        if self._cancels:
             return
         first = 0
-        for generation in self._generations:
-            self._tasks.append(asyncio.create_task(self._pump(generation, first)))
-            first += generation.num_sequences
+        try:
+            for generation in self._generations:
+                receiver = _Receiver(self, first, generation.num_sequences)
+                cancel = await self._model.start(generation, receiver)
+                self._cancels.append((receiver, cancel))
+                first += generation.num_sequences
+        except BaseException:
+            self.close()
+            raise
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Cancels what still runs."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for receiver, cancel in self._cancels:
+            if not receiver.has_all:  # its end is on the way
+                cancel()
+
+    def fail(self, error: BaseException) -> None:
+        """Makes `take` raise `error`, unless it has another one to raise."""
+        self._error = self._error or error
+        self._changed.set()
+
+    def add(self, choice: int, piece: Piece) -> None:
+        """Queues a piece."""
+        self._queued.append((choice, piece))
+        if piece.finish_reason:
+            self._num_left -= 1
+        if self.num_waiting >= self._join_at:
+            self._queued = _joined(self._queued)
+            self._join_at = len(self._queued) + _JOIN_AFTER
+        self._changed.set()
+
+    def end_one(self) -> None:
+        """One of the generations has ended."""
+        self._num_open -= 1
+        self._changed.set()
 
     async def __aenter__(self) -> Self:
-        self.start()
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _pump(self, generation: Generation, first_choice: int) -> None:
-        num_left = generation.num_sequences
-        stream = self._model.generate(generation)
-        try:
-            async for piece in stream:
-                num_left -= piece.finish_reason != ""
-                self._queued.append((first_choice + piece.sequence_index, piece))
-                if self.num_waiting >= self._join_at:
-                    self._queued = _joined(self._queued)
-                    self._join_at = len(self._queued) + _JOIN_AFTER
-                self._changed.set()
-            if num_left:
-                raise ApiError(500, f"the model ended without {num_left} of its sequences")
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self._error = self._error or error
-        finally:
-            self._num_open -= 1
-            self._changed.set()
-            # An iterator that is left where it stands is closed only when it is collected.
-            await stream.aclose()  # type: ignore[attr-defined]
+        self.close()
 
 
-def _joined(queued: Sequence[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+class _Receiver:
+    """Of one generation's pieces.
+
+    Args:
+        pieces: where they go.
+        first_choice: what its first sequence is called there.
+        num_sequences: that it has.
+    """
+
+    def __init__(self, pieces: Pieces, first_choice: int, num_sequences: int) -> None:
+        self._pieces = pieces
+        self._first_choice = first_choice
+        self._num_left = num_sequences
+        self._has_ended = False
+
+    @property
+    def has_all(self) -> bool:
+        return self._num_left == 0
+
+    def on_piece(self, piece: Piece) -> None:
+        if piece.finish_reason:
+            self._num_left -= 1
+        self._pieces.add(self._first_choice + piece.sequence_index, piece)
+
+    def on_end(self, error: BaseException | None) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if error is None and self._num_left:
+            error = ApiError(500, f"the model ended without {self._num_left} of its sequences")
+        if error is not None:
+            self._pieces.fail(error)
+        self._pieces.end_one()
+
+
+def _joined(queued: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+    if len(queued) == 1:
+        return queued
     of_choices: dict[int, list[Piece]] = {}
     for choice, piece in queued:
         of_choices.setdefault(choice, []).append(piece)

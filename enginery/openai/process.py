@@ -8,6 +8,7 @@ started this one lives: its end is ours. When it listens it says so in one line 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import sys
@@ -19,6 +20,7 @@ import uvicorn
 from enginery.triton_backend.errors import ServerError
 
 from .app import create_app
+from .http1 import HttpProtocol
 from .listener import listen
 from .options import FrontEndOptions
 from .served import Served
@@ -47,6 +49,10 @@ def _serve(options: FrontEndOptions, listener: socket.socket) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            # What was loaded stays. The collector, which would stop all streams for tens of
+            # milliseconds to look at it, need not.
+            gc.collect()
+            gc.freeze()
             print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
 
     # The client of Triton server belongs to the event loop, so it is made in it.
@@ -58,7 +64,7 @@ def _serve(options: FrontEndOptions, listener: socket.socket) -> None:
         uvicorn.Config(
             factory,
             factory=True,
-            http="h11",  # the one whose parser bounds what a request's head takes
+            http=HttpProtocol,
             access_log=False,
             log_level="warning",
             server_header=False,

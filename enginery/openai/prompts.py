@@ -38,7 +38,7 @@ def read_prompts(value: Any) -> list[Prompt]:
     Raises:
         ValueError: it is no prompt; says which and why.
     """
-    is_many = isinstance(value, list) and value and not _is_integer(value[0])
+    is_many = isinstance(value, list) and value and type(value[0]) is not int
     prompts = value if is_many else [value]
     if len(prompts) > MAX_PROMPTS:
         raise ValueError(f"has {len(prompts)} prompts; at most {MAX_PROMPTS}")
@@ -53,15 +53,11 @@ def _read_prompt(where: str, prompt: Any) -> Prompt:
             return characters(prompt)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from None
-    if isinstance(prompt, list) and all(map(_is_integer, prompt)):
+    if isinstance(prompt, list) and set(map(type, prompt)) <= {int}:  # JSON's true is none
         if not prompt:
             raise ValueError(f"{where}is empty; a prompt has at least one token")
         return prompt
     raise ValueError(f"{where}{shown(prompt)} is neither a text nor a list of token ids")
-
-
-def _is_integer(value: Any) -> bool:
-    return type(value) is int  # JSON's true is none
 
 
 def characters(text: str) -> str:

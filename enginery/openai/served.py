@@ -192,6 +192,8 @@ class Served:
         Raises:
             ApiError: names the first.
         """
+        if not token_ids or (min(token_ids) >= 0 and max(token_ids) < self.limits.vocab_size):
+            return
         for position, token_id in enumerate(token_ids):
             if not 0 <= token_id < self.limits.vocab_size:
                 raise ApiError(

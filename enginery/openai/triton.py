@@ -6,35 +6,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-from collections.abc import AsyncIterator, Mapping
+import struct
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import tritonclient.grpc.aio as grpc_aio
-from grpc import RpcError  # type: ignore[import-untyped]
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2
 
 from enginery.triton_backend.tensors import INPUTS
 
 from .errors import model_error, not_ready
-from .generation import Generation, Piece, TokenLogprob, Usage
+from .generation import Cancel, Generation, Piece, Receiver, TokenLogprob, Usage
+from .grpc_channel import Channel, GrpcError
 
 _READY_TIMEOUT_S = 5
 _METRICS_TIMEOUT_S = 5
-_CHANNEL_ARGS = [
-    ("grpc.enable_http_proxy", 0),  # Triton server is on this machine, whatever http_proxy says
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-]
-_DTYPES: dict[str, tuple[str, Any]] = {
-    "STRING": ("BYTES", np.object_),
-    "INT32": ("INT32", np.int32),
-    "INT64": ("INT64", np.int64),
-    "UINT64": ("UINT64", np.uint64),
-    "FP32": ("FP32", np.float32),
-    "BOOL": ("BOOL", np.bool_),
-}
-_SPECS = {spec.name: spec for spec in INPUTS}
+_SERVICE = "/inference.GRPCInferenceService"
+STREAM_METHOD = f"{_SERVICE}/ModelStreamInfer"
+_READY_METHOD = f"{_SERVICE}/ModelReady"
+_FORMATS = {"INT32": "i", "INT64": "q", "UINT64": "Q", "FP32": "f", "BOOL": "?"}
+"""Of elements, as `struct` has them."""
+_Response = service_pb2.ModelStreamInferResponse
+_INPUT_TYPES = {spec.name: spec.data_type for spec in INPUTS}
 
 
 class TritonModel:
@@ -47,36 +39,28 @@ class TritonModel:
     """
 
     def __init__(self, grpc_url: str, metrics_url: str, model_name: str) -> None:
-        self._client = grpc_aio.InferenceServerClient(grpc_url, channel_args=_CHANNEL_ARGS)
+        self._channel = Channel(grpc_url)
         self._metrics_url = metrics_url
         self._model_name = model_name
 
-    async def generate(self, generation: Generation) -> AsyncIterator[Piece]:
+    async def start(self, generation: Generation, receiver: Receiver) -> Cancel:
         """See `generation.Model`."""
-        stream = self._client.stream_infer(self._request(generation))
-        failure = None
+        message = self._request(generation)
         try:
-            async for result, error in stream:
-                if error is None:
-                    yield read_piece(result.get_response())
-                else:
-                    failure = failure or model_error(error.message())
-        except RpcError as error:
-            raise not_ready(error.details() or error.code().name) from None
-        finally:
-            stream.cancel()  # does nothing where the stream has ended
-        # Not at once: the stream ends by itself, and Triton server need not cancel it.
-        if failure is not None:
-            raise failure
+            call = await self._channel.start(STREAM_METHOD, message, _Responses(receiver))
+        except GrpcError as error:
+            raise not_ready(str(error)) from None
+        return call.cancel
 
     async def is_ready(self) -> bool:
         """See `generation.Model`."""
+        request = service_pb2.ModelReadyRequest(name=self._model_name)
         try:
-            return bool(
-                await self._client.is_model_ready(self._model_name, client_timeout=_READY_TIMEOUT_S)
-            )
-        except (InferenceServerException, RpcError):
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                answers = await self._channel.ask(_READY_METHOD, request.SerializeToString())
+        except (GrpcError, TimeoutError):
             return False
+        return any(service_pb2.ModelReadyResponse.FromString(each).ready for each in answers)
 
     async def metrics(self) -> str:
         """See `generation.Model`."""
@@ -84,9 +68,9 @@ class TritonModel:
 
     async def close(self) -> None:
         """See `generation.Model`."""
-        await self._client.close()
+        self._channel.close()
 
-    async def _request(self, generation: Generation) -> AsyncIterator[dict[str, Any]]:
+    def _request(self, generation: Generation) -> bytes:
         inputs = {
             "input_ids": generation.token_ids,
             "num_return_sequences": generation.num_sequences,
@@ -94,63 +78,106 @@ class TritonModel:
             "return_perf_metrics": True,
             **generation.inputs,
         }
-        yield {
-            "model_name": self._model_name,
-            "inputs": tensors(inputs),
-            "request_id": generation.request_id,
-        }
+        request = service_pb2.ModelInferRequest(
+            model_name=self._model_name, id=generation.request_id
+        )
+        add_inputs(request, inputs)
+        encoded: bytes = request.SerializeToString()
+        return encoded
 
 
-def tensors(inputs: Mapping[str, Any]) -> list[Any]:
-    """Input tensors in the types that the model declares; a value that is no list has shape [1]."""
-    found = []
+class _Responses:
+    """Reads the responses of a stream.
+
+    Args:
+        receiver: of the pieces in them.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._failure: Exception | None = None
+
+    def on_message(self, message: bytes) -> None:
+        """See `grpc_channel.Listener`."""
+        if self._failure is not None:
+            return
+        try:
+            response = _Response.FromString(message)
+            if response.error_message:
+                # Told at the end: the stream ends by itself, and Triton server need not cancel it.
+                self._failure = model_error(response.error_message)
+            else:
+                self._receiver.on_piece(read_piece(response.infer_response))
+        except Exception as error:  # also our bugs: this request pays, the others go on
+            self._failure = error
+            self._receiver.on_end(error)
+
+    def on_end(self, error: GrpcError | None) -> None:
+        """See `grpc_channel.Listener`."""
+        reason = self._failure or (None if error is None else not_ready(str(error)))
+        self._receiver.on_end(reason)
+
+
+def add_inputs(request: Any, inputs: Mapping[str, Any]) -> None:
+    """Adds inputs to a `ModelInferRequest` in the types that the model declares.
+
+    Args:
+        request: is changed.
+        inputs: by name; a value that is no list has shape [1].
+    """
     for name, value in inputs.items():
-        data_type, dtype = _DTYPES[_SPECS[name].data_type]
+        data_type = _INPUT_TYPES[name]
         values = value if isinstance(value, list) else [value]
-        array = np.array([v.encode() if isinstance(v, str) else v for v in values], dtype)
-        found.append(grpc_aio.InferInput(name, array.shape, data_type))
-        found[-1].set_data_from_numpy(array)
-    return found
+        if data_type == "STRING":
+            data_type, raw = "BYTES", b"".join(map(_raw_text, values))
+        else:
+            raw = struct.pack(f"<{len(values)}{_FORMATS[data_type]}", *values)
+        request.inputs.add(name=name, datatype=data_type, shape=[len(values)])
+        request.raw_input_contents.append(raw)
+
+
+def _raw_text(text: str) -> bytes:
+    """An element of a string tensor: its length in four bytes, then UTF-8."""
+    raw = text.encode()
+    return len(raw).to_bytes(4, "little") + raw
 
 
 def read_piece(response: Any) -> Piece:
     """The piece in a response of Triton server (`ModelInferResponse`)."""
-    raw = {
-        output.name: content
-        for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    usage = None
-    if "num_input_tokens" in raw:
-        usage = Usage(
-            num_prompt_tokens=_integer(raw["num_input_tokens"]),
-            num_output_tokens=_integer(raw["num_output_tokens"]),
-            num_reused_tokens=_integer(raw["num_reused_tokens"]),
-            first_token_ns=_integer(raw["first_token_time_ns"]),
-            arrival_ns=_integer(raw["arrival_time_ns"]),
-            first_scheduled_ns=_integer(raw["first_scheduled_time_ns"]),
-            last_token_ns=_integer(raw["last_token_time_ns"]),
-        )
+    names = [output.name for output in response.outputs]
+    raw = dict(zip(names, response.raw_output_contents, strict=True))
     finish_reason = _text(raw["finish_reason"])
     if finish_reason not in ("", "stop", "length"):
         # Nobody here cancels and goes on listening, or sets a time limit: the server is ending.
         raise not_ready(f"the request was ended: {finish_reason}")
-    has_prompt = "prompt_log_probs" in raw
     return Piece(
-        sequence_index=_integer(raw["sequence_index"]),
-        text=_text(raw["text_output"]),
-        token_ids=tuple(np.frombuffer(raw["output_ids"], np.int32).tolist()),
-        logprobs=_logprobs(raw, "output_log_probs", "top"),
-        prompt_logprobs=_logprobs(raw, "prompt_log_probs", "prompt_top") if has_prompt else None,
-        finish_reason=finish_reason,
-        usage=usage,
+        _integer(raw["sequence_index"]),
+        _text(raw["text_output"]),
+        _numbers("i", raw["output_ids"]),
+        _logprobs(raw, "output_log_probs", "top") if "output_log_probs" in raw else (),
+        _logprobs(raw, "prompt_log_probs", "prompt_top") if "prompt_log_probs" in raw else None,
+        finish_reason,
+        _usage(raw) if "num_input_tokens" in raw else None,
+    )
+
+
+def _usage(raw: Mapping[str, bytes]) -> Usage:
+    return Usage(
+        num_prompt_tokens=_integer(raw["num_input_tokens"]),
+        num_output_tokens=_integer(raw["num_output_tokens"]),
+        num_reused_tokens=_integer(raw["num_reused_tokens"]),
+        first_token_ns=_integer(raw["first_token_time_ns"]),
+        arrival_ns=_integer(raw["arrival_time_ns"]),
+        first_scheduled_ns=_integer(raw["first_scheduled_time_ns"]),
+        last_token_ns=_integer(raw["last_token_time_ns"]),
     )
 
 
 def _logprobs(raw: Mapping[str, bytes], name: str, top: str) -> tuple[TokenLogprob, ...]:
     """Those in three outputs: of the tokens, and of as many likeliest ones for each."""
-    log_probs = np.frombuffer(raw.get(name, b""), np.float32).tolist()
-    token_ids = np.frombuffer(raw.get(f"{top}_token_ids", b""), np.int32).tolist()
-    values = np.frombuffer(raw.get(f"{top}_log_probs", b""), np.float32).tolist()
+    log_probs = _numbers("f", raw[name])
+    token_ids = _numbers("i", raw.get(f"{top}_token_ids", b""))
+    values = _numbers("f", raw.get(f"{top}_log_probs", b""))
     best = tuple(zip(token_ids, values, strict=True))
     width = len(best) // max(1, len(log_probs))
     return tuple(
@@ -161,6 +188,11 @@ def _logprobs(raw: Mapping[str, bytes], name: str, top: str) -> tuple[TokenLogpr
 
 def _integer(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
+
+
+def _numbers(kind: str, raw: bytes) -> tuple[Any, ...]:
+    """Elements of four bytes, "i" or "f"; numpy is slower for a few of them."""
+    return struct.unpack(f"<{len(raw) // 4}{kind}", raw)
 
 
 def _text(raw: bytes) -> str:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +27,13 @@ from benchmarks.serving.loads import Level, make_load
 from benchmarks.serving.plot import Line, Panel, write_svg
 from benchmarks.serving.report import GOALS, cells_of, goals, last_level, limits, report
 from benchmarks.serving.run import is_measured
-from benchmarks.serving.server import HISTOGRAMS, grown_means, read_histograms
+from benchmarks.serving.server import (
+    HISTOGRAMS,
+    RUNTIME,
+    Server,
+    grown_means,
+    read_histograms,
+)
 from enginery.bench.metrics import RequestRecord
 from enginery.bench.workload import BenchRequest
 
@@ -274,7 +283,7 @@ def test_a_report_has_tables_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFi
     path = tmp_path / "samples.jsonl"
     lines = [
         sample("bare"),
-        sample("native"),
+        sample("native", cpu_us_per_response={"tritonserver": 60.4, "load generator": 40.0}),
         sample("native", kind="rate", value=2.0),
         sample("python", error="ended") | {"output_tok_s": 1e9},
     ]
@@ -284,6 +293,7 @@ def test_a_report_has_tables_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFi
     assert "### Closed loop" in printed and "### Open loop" in printed
     assert "| 16 users | gRPC, native | 18 |" in printed and "1000000000" not in printed
     assert "5.0 | 1.60, 0.10 |" in printed  # 100 ms of the client less 95 ms of the server
+    assert "| 16 users | gRPC, native | 0 | 60 | 0 | 0 | 40 |" in printed
     assert path.with_suffix(".svg").read_text().count("<polyline") > 10
 
 
@@ -295,6 +305,27 @@ def test_a_panel_keeps_its_lines_within(tmp_path: Path) -> None:
     xs, ys = zip(*(map(float, pair.split(",")) for p in points for pair in p.split()), strict=True)
     assert min(xs) >= 0 and max(xs) <= 380 and min(ys) >= 0 and max(ys) <= 260
     assert "a &lt;side&gt;" in text
+
+
+def test_cpu_time_of_the_runtime_is_told_apart() -> None:
+    done = threading.Event()
+
+    def compute() -> None:
+        Path("/proc/thread-self/comm").write_text("enginery-worker")
+        while time.thread_time() < 0.05:
+            pass
+        done.wait()
+
+    server = Server.__new__(Server)
+    server._process = SimpleNamespace(pid=os.getpid())  # type: ignore[assignment]
+    before = server.cpu_seconds()
+    thread = threading.Thread(target=compute)
+    thread.start()
+    while server.cpu_seconds().get(RUNTIME, 0.0) < 0.03:
+        time.sleep(0.01)
+    done.set()
+    assert before.get(RUNTIME, 0.0) == 0.0
+    thread.join()
 
 
 def test_tools_are_compared_with_ours() -> None:

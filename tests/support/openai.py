@@ -17,7 +17,7 @@ from enginery.builder.engine.token_bytes import encode_token_bytes
 from enginery.builder.tokenizer.vocabulary import TokenText
 from enginery.openai.app import create_app
 from enginery.openai.errors import ApiError
-from enginery.openai.generation import Generation, Piece, TokenLogprob, Usage
+from enginery.openai.generation import Cancel, Generation, Piece, Receiver, TokenLogprob, Usage
 from enginery.openai.options import FrontEndOptions
 from enginery.openai.served import Limits, Served
 from enginery.openai.token_texts import TokenTexts
@@ -54,35 +54,50 @@ class FakeModel:
     num_open: int = 0
     num_cancelled: int = 0
 
-    async def generate(self, generation: Generation) -> AsyncIterator[Piece]:
+    async def start(self, generation: Generation, receiver: Receiver) -> Cancel:
         self.asked.append(generation)
         self.num_open += 1
-        is_done = False
-        try:
-            longest = generation.inputs["max_tokens"]
-            for position in range(max(1, longest)):
-                await asyncio.sleep(0)
-                if position == self.stalls_at:
-                    await asyncio.Event().wait()
-                if self.error is not None and position == self.error_at:
-                    raise self.error
-                is_last = position >= longest - 1
-                letters = string.ascii_lowercase[position : min(position + 1, longest)]
-                of_prompt = prompt_logprobs_of(generation) if position == 0 else None
-                for index in range(generation.num_sequences):
-                    yield Piece(
-                        sequence_index=index,
-                        text=letters,
-                        token_ids=tuple(letters.encode()),
-                        logprobs=logprobs_of(generation, "logprobs", position, len(letters)),
-                        prompt_logprobs=of_prompt if index == 0 else None,
-                        finish_reason="length" if is_last else "",
-                        usage=Usage(len(generation.token_ids), longest, 1, 1) if is_last else None,
-                    )
-            is_done = True
-        finally:
+
+        async def run() -> None:
+            error: BaseException | None = None
+            try:
+                async for piece in self.generate(generation):
+                    receiver.on_piece(piece)
+            except ApiError as caught:
+                error = caught
             self.num_open -= 1
-            self.num_cancelled += not is_done
+            receiver.on_end(error)
+
+        def cancel() -> None:
+            if not task.done():
+                self.num_open -= 1
+                self.num_cancelled += 1
+                task.cancel()
+
+        task = asyncio.create_task(run())
+        return cancel
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Piece]:
+        longest = generation.inputs["max_tokens"]
+        for position in range(max(1, longest)):
+            await asyncio.sleep(0)
+            if position == self.stalls_at:
+                await asyncio.Event().wait()
+            if self.error is not None and position == self.error_at:
+                raise self.error
+            is_last = position >= longest - 1
+            letters = string.ascii_lowercase[position : min(position + 1, longest)]
+            of_prompt = prompt_logprobs_of(generation) if position == 0 else None
+            for index in range(generation.num_sequences):
+                yield Piece(
+                    sequence_index=index,
+                    text=letters,
+                    token_ids=tuple(letters.encode()),
+                    logprobs=logprobs_of(generation, "logprobs", position, len(letters)),
+                    prompt_logprobs=of_prompt if index == 0 else None,
+                    finish_reason="length" if is_last else "",
+                    usage=Usage(len(generation.token_ids), longest, 1, 1) if is_last else None,
+                )
 
     async def is_ready(self) -> bool:
         return self.is_up

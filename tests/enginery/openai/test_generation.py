@@ -33,6 +33,22 @@ class FastModel(FakeModel):
                 await asyncio.sleep(0)
 
 
+def test_what_has_come_to_its_end_is_not_cancelled() -> None:
+    """Triton server would be told that a client left, while it still ends the stream."""
+
+    async def take(leaves_at: int) -> FakeModel:
+        model = FakeModel()
+        long, short = (Generation([1], inputs={"max_tokens": n}) for n in (5, 1))
+        async with Pieces(model, [short, long]) as pieces:
+            for _ in range(leaves_at):
+                await pieces.take()
+            assert pieces.are_complete == (leaves_at == 5)
+        return model
+
+    assert run(take(5)).num_cancelled == 0
+    assert run(take(2)).num_cancelled == 1  # the long one
+
+
 def test_what_nobody_takes_is_joined_as_it_comes() -> None:
     async def take_late() -> tuple[int, list[tuple[int, Piece]]]:
         generation = Generation([1], num_sequences=NUM_SEQUENCES, streams=True)
