@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import logging
 import re
 import threading
@@ -38,6 +40,8 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 
 _PERIOD_S = 0.2
+# Rounds until gauges that did not change are sent again, see Metrics.
+_ROUNDS_TO_REFRESH = 25
 
 
 class Series(NamedTuple):
@@ -111,6 +115,11 @@ def read_runtime(
 class Metrics:
     """The metrics of one model instance, brought up to date by a thread.
 
+    An instance that is being unloaded and one that serves already have the same metrics: counters
+    add both up, gauges are soon those of the one that stays. None is ever taken off the page.
+    Triton server 2.51 counts the users of a metric in each object of its family, while all objects
+    of one name share the metric: the first instance to end would free what the other one writes to.
+
     Args:
         pb_utils: Triton server's Python backend module.
         read: gives the readings; raises ShutDownError when there are no more.
@@ -120,15 +129,14 @@ class Metrics:
     def __init__(self, pb_utils: Any, read: Callable[[], Reading], labels: dict[str, str]) -> None:
         self._read = read
         kind = pb_utils.MetricFamily
-        # Families must outlive their metrics: a collected one takes them away.
-        self._families: dict[str, Any] = {}
+        families: dict[str, Any] = {}
 
         def add(series: Series) -> Any:
-            family = self._families.get(series.name)
+            family = families.get(series.name)
             if family is None:
                 kinds = {GAUGE: kind.GAUGE, COUNTER: kind.COUNTER}
                 family = kind(name=series.name, description=series.help, kind=kinds[series.kind])
-                self._families[series.name] = family
+                families[series.name] = _never_collected(family)
             return family.Metric(labels={**labels, **series.labels})
 
         self._shown = [_Shown(series, add(series)) for series in all_series()]
@@ -139,23 +147,27 @@ class Metrics:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread and sets the gauges, but for the timestamp, to 0; counters stay."""
         self._is_closing.set()
         self._thread.join(timeout=5)
+        for shown in self._shown:
+            shown.clear()
 
     def _run(self) -> None:
         try:
-            while not self._is_closing.wait(_PERIOD_S):
-                self._update()
+            for round_ in itertools.count(1):
+                if self._is_closing.wait(_PERIOD_S):
+                    return
+                self._update(refreshes=round_ % _ROUNDS_TO_REFRESH == 0)
         except ShutDownError:
             return
         except Exception:
             _LOG.exception("metrics are not updated any more")
 
-    def _update(self) -> None:
+    def _update(self, *, refreshes: bool = False) -> None:
         reading = self._read()
         for shown in self._shown:
-            shown.update(reading)
+            shown.update(reading, refreshes=refreshes)
         self._timestamp.set(reading.read_at)
 
 
@@ -168,15 +180,23 @@ class _Shown:
         self._metric = metric
         self._last: float = 0
 
-    def update(self, reading: Reading) -> None:
+    def update(self, reading: Reading, *, refreshes: bool) -> None:
         value = self._value(reading)
-        if value == self._last:
-            return
-        if self._is_counter:
+        if value != self._last and self._is_counter:
             self._metric.increment(value - self._last)
-        else:
+        elif (value != self._last or refreshes) and not self._is_counter:
             self._metric.set(value)
         self._last = value
+
+    def clear(self) -> None:
+        if not self._is_counter:
+            self._metric.set(0)
+
+
+def _never_collected(item: Any) -> Any:
+    """The same object, which lives as long as the process: even its end does not destroy it."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
+    return item
 
 
 def read_gauge(text: str, family: Family, value: str) -> float | None:

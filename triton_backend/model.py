@@ -42,7 +42,7 @@ from .observations import Observations
 from .options import ModelOptions
 from .readings import Limits
 from .request_log import RequestLog, client_request_id_of
-from .requests import check_parameters, read_request
+from .requests import check_parameters, read_request, shorter_timeout_ms
 from .responses import ResponseWriter
 from .sender import SenderPool
 
@@ -143,21 +143,28 @@ class TritonPythonModel:
     def _submit(self, request: Any, sender: Any) -> None:
         check_parameters(json.loads(request.parameters() or "{}"))
         client_request_id = client_request_id_of(request)
+        timeout_us: int = request.timeout()
         arrays = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if text_bytes(arrays) > _SHORT_TEXT_BYTES:
             # Copies: Triton server's memory is the request's, which may end with `execute`.
             copies = {name: array.copy() for name, array in arrays.items()}
-            self._long_texts.submit(self._submit_long, copies, sender, client_request_id)
+            self._long_texts.submit(
+                self._submit_long, copies, sender, client_request_id, timeout_us
+            )
         else:
-            self._submit_inputs(arrays, sender, client_request_id)
+            self._submit_inputs(arrays, sender, client_request_id, timeout_us)
 
-    def _submit_long(self, arrays: Arrays, sender: Any, client_request_id: str) -> None:
+    def _submit_long(
+        self, arrays: Arrays, sender: Any, client_request_id: str, timeout_us: int
+    ) -> None:
         with self._refusing(sender, client_request_id):
             if self._is_closing:  # what still waits is answered, not encoded first
                 raise ShutDownError("the model was unloaded")
-            self._submit_inputs(arrays, sender, client_request_id)
+            self._submit_inputs(arrays, sender, client_request_id, timeout_us)
 
-    def _submit_inputs(self, arrays: Arrays, sender: Any, client_request_id: str) -> None:
+    def _submit_inputs(
+        self, arrays: Arrays, sender: Any, client_request_id: str, timeout_us: int
+    ) -> None:
         generation = read_request(arrays, self._tokenizer)
         client = Client(self._pb_utils, sender, ResponseWriter(generation), client_request_id)
         # The dispatcher may see an event before submit returns: it waits for the entry here.
@@ -167,7 +174,7 @@ class TritonPythonModel:
                 generation.sampling_params,
                 streaming=generation.is_streaming,
                 priority=generation.priority,
-                timeout_ms=generation.timeout_ms,
+                timeout_ms=shorter_timeout_ms(generation.timeout_ms, timeout_us),
                 bad_token_sequences=generation.bad_token_sequences,
                 client_request_id=client_request_id,
             )

@@ -100,6 +100,20 @@ def is_servers_own(name: str) -> bool:
     return name == "id" or name.startswith("triton_")
 
 
+def shorter_timeout_ms(timeout_ms: int, server_timeout_us: int) -> int:
+    """The limit of a request that may have two; 0: it has none.
+
+    Args:
+        timeout_ms: what the model's own input says; 0: nothing.
+        server_timeout_us: Triton server's own limit, which clients give as `timeout`, in
+            microseconds; 0: none.
+    """
+    if server_timeout_us == 0:
+        return timeout_ms
+    server_timeout_ms = server_timeout_us // 1000 + 1  # never before its time
+    return min(timeout_ms, server_timeout_ms) if timeout_ms else server_timeout_ms
+
+
 def _prompt(
     values: Mapping[str, Any], tokenizer: Callable[[], Tokenizer]
 ) -> tuple[str | None, Sequence[int]]:

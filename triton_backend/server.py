@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from .errors import ServerError
 from .installation import Installation, find_tritonserver
@@ -41,6 +41,10 @@ _OWN_EXIT_TIMEOUT_S = 10
 _PR_SET_PDEATHSIG = 1
 # What the model's watchdog said before it ended the server.
 _STALL = re.compile(r"watchdog: (.*?)\"?$")
+# What tritonserver says when it crashed (SIGABRT, SIGSEGV), before it shows its stack. For that it
+# takes locks that it may hold already, and then stands still: nobody is answered, nothing ends.
+_CRASH = re.compile(r"Signal \((6|11)\) received\.")
+_CRASH_S = 10
 # What the model's own code raised, without the stack that follows.
 _MODEL_ERROR = re.compile(r"Failed to create instance: (.*?)(?:(?:\\n)+At:\\n.*)?\"?$")
 
@@ -95,7 +99,7 @@ class TritonServer:
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
         self._process: subprocess.Popen[str] | None = None
         self._prefix = ""
-        self._stubs: list[int] = []
+        self._stubs: dict[int, str] = {}
         self._log_thread: threading.Thread | None = None
 
     @property
@@ -138,7 +142,7 @@ class TritonServer:
         try:
             self._launch(installation)
             self._wait_ready(time.monotonic() + timeout_s)
-            self._stubs = _children(self.pid)
+            self._stubs = _stubs(self.pid)
         except BaseException:
             self.kill()
             raise
@@ -146,14 +150,15 @@ class TritonServer:
     def wait(self, others: Mapping[int, str] | None = None) -> str:
         """Waits until the server breaks and returns how; call `kill` after it.
 
-        Triton server goes on saying "ready" when the process that runs the model has died, so
-        that one is watched as well.
+        Triton server goes on saying "ready" when the process of a Python model has died, and
+        answers nobody who needs that model, so all of them are watched as well.
 
         Args:
             others: processes whose end is one of the server too, and what is returned then.
         """
         process = self._started()
         poll = select.poll()
+        names: dict[int, str] = {}
         reasons: dict[int, str] = {}
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.suppress(ProcessLookupError))  # gone before we waited
@@ -161,6 +166,8 @@ class TritonServer:
                 descriptor = os.pidfd_open(pid)
                 stack.callback(os.close, descriptor)
                 poll.register(descriptor, select.POLLIN)
+                if pid in self._stubs:
+                    names[descriptor] = self._stubs[pid]
                 if others is not None and pid in others:
                     reasons[descriptor] = others[pid]
             ended = [descriptor for descriptor, _ in poll.poll()]
@@ -169,8 +176,12 @@ class TritonServer:
         status = process.poll()
         ending = f"tritonserver ended with status {status}"
         if status is None:
-            ending = "the process that runs the model died"
-        stalls = [found.group(1) for line in self._whole_log() if (found := _STALL.search(line))]
+            died = ", ".join(names[descriptor] for descriptor in ended if descriptor in names)
+            ending = f"the process that runs the model {died} died"
+        log = self._whole_log()
+        if crashes := [found for line in log if (found := _CRASH.match(line))]:
+            ending += f", after signal {crashes[0].group(1)}"
+        stalls = [found.group(1) for line in log if (found := _STALL.search(line))]
         return f"{ending}: {stalls[-1]}" if stalls else ending
 
     def stop(self) -> None:
@@ -243,7 +254,7 @@ class TritonServer:
             preexec_fn=_end_with_parent,
         )
         self._log_thread = threading.Thread(
-            target=self._read_log, args=(self._process.stdout,), name="server-log", daemon=True
+            target=self._read_log, args=(self._process,), name="server-log", daemon=True
         )
         self._log_thread.start()
 
@@ -271,10 +282,15 @@ class TritonServer:
         switch = "--disable-auto-complete-config"
         return [str(binary), switch, *(f"--{name}={value}" for name, value in flags.items())]
 
-    def _read_log(self, stream: TextIO) -> None:
-        with stream:
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as stream:
             for line in stream:
                 self._log.append(line.rstrip("\n"))
+                if _CRASH.match(line):
+                    end = threading.Timer(_CRASH_S, process.kill)
+                    end.daemon = True
+                    end.start()
                 if self._on_log is not None:
                     self._on_log(line.rstrip("\n"))
 
@@ -325,10 +341,18 @@ def _get(url: str, path: str) -> str | None:
         connection.close()
 
 
-def _children(pid: int) -> list[int]:
-    """Processes that `pid`, any thread of it, has started."""
+def _stubs(pid: int) -> dict[int, str]:
+    """Processes that tritonserver, any thread of it, has started, and the model of each."""
     tasks = Path(f"/proc/{pid}/task")
-    return [int(child) for path in tasks.glob("*/children") for child in path.read_text().split()]
+    children = [child for path in tasks.glob("*/children") for child in path.read_text().split()]
+    return {int(child): _model_of(child) for child in children}
+
+
+def _model_of(stub: str) -> str:
+    """The name of the model whose code a process runs: NAME/VERSION/model.py is its argument."""
+    arguments = Path(f"/proc/{stub}/cmdline").read_text().split("\0")
+    paths = [Path(each) for each in arguments if each.endswith("/model.py")]
+    return paths[0].parent.parent.name if paths else f"of process {stub}"
 
 
 def _end_with_parent() -> None:

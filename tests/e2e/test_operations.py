@@ -120,7 +120,7 @@ def check_report(lines: list[dict[str, Any]], file: Path) -> None:
     last = lines[-1]
     assert (last["level"], last["source"]) == ("error", "enginery serve")
     # Both end at once; either may be noticed first.
-    endings = ("tritonserver ended with status ", "the process that runs the model died: ")
+    endings = ("tritonserver ended with status ", "the process that runs the model enginery died: ")
     assert last["message"].startswith(endings)
     assert last["message"].endswith(told)
 

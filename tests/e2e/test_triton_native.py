@@ -28,6 +28,7 @@ from tests.support.triton import (
     MODEL,
     GrpcStream,
     Response,
+    assert_timeouts_end_a_request,
     build_lasting_engine,
     grpc_stream,
     http_generate,
@@ -222,17 +223,7 @@ def test_outputs_that_nobody_asked_for_are_left_out(server: TritonServer) -> Non
 
 
 def test_timeouts_end_a_request(server: TritonServer) -> None:
-    request = {"input_ids": [1], "max_tokens": 1_000_000, "ignore_eos": True}
-    (response,) = grpc_stream(server, {**request, "timeout_ms": 200})
-    assert response["finish_reason"] == "timeout"
-    assert 0 < len(response["output_ids"]) < 1_000_000
-    with contextlib.closing(grpc.InferenceServerClient(server.grpc_url)) as client:
-        results: list[Any] = []
-        client.start_stream(lambda result, error: results.append((result, error)))
-        client.async_stream_infer(MODEL, tensors(request), timeout=200_000)
-        client.stop_stream()
-    ((result, _),) = results
-    assert result.as_numpy("finish_reason").tolist() == [b"timeout"]
+    assert_timeouts_end_a_request(server)
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)

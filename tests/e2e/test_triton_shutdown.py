@@ -21,11 +21,13 @@ import pytest
 from tests.support.triton import (
     DEADLINE_S,
     LASTING,
+    MAX_SEQ_LEN,
     GrpcStream,
     build_lasting_engine,
     grpc_stream,
     wait_until,
 )
+from tests.support.trtllm import Failed, Stream
 
 REQUEST = {"input_ids": [3], "max_tokens": 2000, "ignore_eos": True, "stream": True}
 SERVE = [sys.executable, "-m", "enginery.cli.main", "serve"]
@@ -189,7 +191,7 @@ def test_killed_under_load_and_started_again(engine: Path) -> None:
 def test_death_under_load_is_told(which: str, engine: Path) -> None:
     reasons = {
         "tritonserver": "tritonserver ended with status -9",
-        "stub": "the process that runs the model died",
+        "stub": "the process that runs the model enginery died",
     }
     with served(engine) as running:
         (stub,) = [pid for pid in running.members() if pid != running.pid]
@@ -198,6 +200,37 @@ def test_death_under_load_is_told(which: str, engine: Path) -> None:
             status, said = running.ended()
         assert status == 1
         assert f"enginery serve: error: {reasons[which]}" in said
+        running.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("backend", "model"),
+    [("native", "preprocessing"), ("native", "postprocessing"),
+     ("python", "tensorrt_llm"), ("python", "tensorrt_llm_bls")],
+)  # fmt: skip
+def test_death_of_one_model_of_several_is_told(backend: str, model: str, engine: Path) -> None:
+    text = {"text_input": "In the", "max_tokens": MAX_SEQ_LEN - 100, "stream": True, "end_id": -1}
+    with served(engine, "--layout", "tensorrt_llm", "--backend", backend) as running:
+        (stub,) = [
+            pid for pid in running.members()
+            if f"/{model}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            streams = [
+                stack.enter_context(Stream(running.client_view, asked))
+                for asked in ("ensemble", "tensorrt_llm_bls")
+            ]
+            for stream in streams:
+                stream.submit(text)
+            for stream in streams:
+                stream.next()
+            os.kill(stub, signal.SIGKILL)
+            status, said = running.ended()
+            for stream in streams:  # nobody is left waiting
+                with pytest.raises(Failed):
+                    stream.until_last()
+        assert status == 1
+        assert f"enginery serve: error: the process that runs the model {model} died\n" in said
         running.assert_nothing_left()
 
 

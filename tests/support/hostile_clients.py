@@ -63,9 +63,9 @@ def silent_readers(
         yield
 
 
-def raw_request(inputs: Sequence[tuple[str, str, Sequence[int], bytes]]) -> Any:
+def raw_request(inputs: Sequence[tuple[str, str, Sequence[int], bytes]], model: str = MODEL) -> Any:
     """A request of (name, data type, shape, raw bytes), of which nothing need be true."""
-    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request = service_pb2.ModelInferRequest(model_name=model)
     for name, data_type, shape, data in inputs:
         request.inputs.add(name=name, datatype=data_type, shape=shape)
         request.raw_input_contents.append(data)

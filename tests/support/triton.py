@@ -34,7 +34,11 @@ FREE_PORTS = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 # So many tokens take longer than any test waits for a request to end by itself.
 MAX_SEQ_LEN = 1 << 20
-LASTING = {"input_ids": [7, 8, 9], "max_tokens": MAX_SEQ_LEN - 8, "ignore_eos": True}
+LASTING: dict[str, Any] = {
+    "input_ids": [7, 8, 9],
+    "max_tokens": MAX_SEQ_LEN - 8,
+    "ignore_eos": True,
+}
 
 Response = dict[str, Any]
 _SPECS = {spec.name: spec for spec in INPUTS}
@@ -91,8 +95,12 @@ class OpenStream:
 class GrpcStream(OpenStream):
     """A stream to the model of the layouts enginery and native."""
 
-    def submit(self, inputs: Mapping[str, Any], request_id: str = "") -> None:
-        self._client.async_stream_infer(MODEL, tensors(inputs), request_id=request_id)
+    def submit(
+        self, inputs: Mapping[str, Any], request_id: str = "", timeout_us: int | None = None
+    ) -> None:
+        self._client.async_stream_infer(
+            MODEL, tensors(inputs), request_id=request_id, timeout=timeout_us
+        )
 
     def next(self) -> Response:
         """The next response; {"error": ...} for one that is an error."""
@@ -135,6 +143,27 @@ def grpc_stream(server: TritonServer, inputs: Mapping[str, Any]) -> list[Respons
     with GrpcStream(server) as stream:
         stream.submit(inputs)
         return stream.until_last(int(inputs.get("num_return_sequences", 1)))
+
+
+def assert_timeouts_end_a_request(server: TritonServer) -> None:
+    """The model's own limit does, Triton server's `timeout`, and of both the shorter one."""
+
+    def ask(own: dict[str, int], timeout_us: int | None) -> Response:
+        with GrpcStream(server) as stream:
+            stream.submit({**LASTING, **own}, timeout_us=timeout_us)
+            (response,) = stream.until_last()
+        return response
+
+    hour_ms = 3_600_000
+    for own, timeout_us in (
+        ({"timeout_ms": 200}, None),
+        ({}, 200_000),
+        ({"timeout_ms": 200}, hour_ms * 1000),
+        ({"timeout_ms": hour_ms}, 200_000),
+    ):
+        response = ask(own, timeout_us)
+        assert response["finish_reason"] == "timeout"
+        assert 0 < len(response["output_ids"]) < LASTING["max_tokens"]
 
 
 def http_generate(server: TritonServer, body: Mapping[str, Any]) -> tuple[int, Response]:

@@ -16,6 +16,7 @@ from enginery.triton_backend.metric_families import (
     BATCHER,
     ERROR_CAUSES,
     FINISH_REASONS,
+    GAUGE,
     HISTOGRAMS,
     MEMORY,
     STEP_TIME,
@@ -177,9 +178,34 @@ def test_calls_are_for_what_changed() -> None:
     metrics = Metrics(SimpleNamespace(MetricFamily=families), lambda: reading(ZERO_BLOCKS), LABELS)
     families.calls.clear()
     wait_for_update(families)
+    calls = set(families.calls)
     metrics.close()
     clocks = {(TIMESTAMP, ""), ("nv_trt_llm_general_metrics", "timestamp")}
-    assert set(families.calls) <= clocks
+    assert calls <= clocks
+
+
+def test_gauges_are_restored_after_another_instance_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginery.triton_backend.metrics._ROUNDS_TO_REFRESH", 2)
+    families = FakeFamilies()
+    utils = SimpleNamespace(MetricFamily=families)
+    metrics = Metrics(utils, lambda: reading(ZERO_BLOCKS), LABELS)
+    families.values[REQUESTS.name, "max"] = 0  # as the other one left it
+    for _ in range(4):  # one more than to the next refresh, whichever round comes first
+        wait_for_update(families)
+    assert families.values[REQUESTS.name, "max"] == LIMITS.max_batch_size
+    metrics.close()
+
+
+def test_end_leaves_counters_and_gauges_of_zero() -> None:
+    families = FakeFamilies()
+    stats = dataclasses.replace(ZERO_BLOCKS, num_output_tokens=1000, num_running=3)
+    metrics = Metrics(SimpleNamespace(MetricFamily=families), lambda: reading(stats, STEP), LABELS)
+    metrics.close()
+    shown = {(s.name, "".join(s.labels.values())): s.kind for s in all_series()}
+    gauges = {key: families.values[key] for key, kind in shown.items() if kind == GAUGE}
+    assert gauges == dict.fromkeys(gauges, 0)
+    assert families.values["enginery_generation_tokens_total", ""] == 1000
+    assert families.values[TIMESTAMP, ""] > 0
 
 
 def test_names_are_prometheus_ones() -> None:

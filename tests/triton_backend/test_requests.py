@@ -11,7 +11,12 @@ import pytest
 from enginery.runtime.errors import InvalidArgumentError
 from enginery.runtime.sampling_params import SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
-from enginery.triton_backend.requests import GenerationRequest, check_parameters, read_request
+from enginery.triton_backend.requests import (
+    GenerationRequest,
+    check_parameters,
+    read_request,
+    shorter_timeout_ms,
+)
 from tests.support.tokenizer import BOS_TOKEN_ID, write_tiny_tokenizer
 
 TEXT = np.array([b"ab"], np.object_)
@@ -34,6 +39,15 @@ def read(tokenizer: Tokenizer) -> Any:
 
 def no_tokenizer() -> Tokenizer:
     raise AssertionError("there is no text to encode")
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "server_us", "expected_ms"),
+    [(0, 0, 0), (200, 0, 200), (0, 1, 1), (0, 999, 1), (0, 200_000, 201), (5, 200_000, 5),
+     (500, 200_000, 201), (-3, 200_000, -3)],
+)  # fmt: skip
+def test_the_shorter_timeout_holds(own_ms: int, server_us: int, expected_ms: int) -> None:
+    assert shorter_timeout_ms(own_ms, server_us) == expected_ms
 
 
 def test_defaults(read: Any) -> None:

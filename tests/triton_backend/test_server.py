@@ -118,6 +118,17 @@ def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         find_tritonserver()
 
 
+def test_server_that_stands_still_while_it_crashes_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "print('Signal (11) received.', flush=True); import time; time.sleep(600)"
+    monkeypatch.setattr(TritonServer, "_command", lambda *_: [sys.executable, "-c", code])
+    monkeypatch.setattr("enginery.triton_backend.server._CRASH_S", 0.1)
+    server = TritonServer(Repository(tmp_path, "m"), FREE_PORTS)
+    with pytest.raises(ServerError, match="ended with status -9: Signal \\(11\\) received"):
+        server.start()
+
+
 def test_model_that_cannot_be_loaded_is_told_with_its_reason(tmp_path: Path) -> None:
     folder = tmp_path / "broken" / "1"
     folder.mkdir(parents=True)

@@ -3,7 +3,6 @@
 #define ENGINERY_TRITON_BACKEND_NATIVE_METRICS_H_
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,39 +13,37 @@
 namespace enginery::triton {
 
 // The metrics of one model instance on Triton server's /metrics; used by one thread at a time.
+// Instances with the same labels, one of which is being unloaded while the other serves, have the
+// same metrics: counters add both up, gauges are those of who was there last.
 class Metrics {
  public:
   using Labels = std::vector<std::pair<std::string, std::string>>;
 
   // `labels`: on every metric. Throws Error when the server has no metrics.
   explicit Metrics(const Labels& labels);
+  // They stay on the page: gauges with 0, but for the timestamp, counters as they are.
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
 
   void Update(const Reading& reading);
 
  private:
-  struct DeleteFamily {
-    void operator()(TRITONSERVER_MetricFamily* family) const;
-  };
-  struct DeleteMetric {
-    void operator()(TRITONSERVER_Metric* metric) const;
-  };
-  using Metric = std::unique_ptr<TRITONSERVER_Metric, DeleteMetric>;
-  struct Shown {
-    Metric metric;
-    TRITONSERVER_MetricKind kind;
+  struct Gauge {
+    TRITONSERVER_Metric* metric;
     std::function<double(const Reading& reading)> value;
-    double last = 0;
+  };
+  struct Counter {
+    TRITONSERVER_Metric* metric;
+    std::function<double(const Reading& reading)> value;
+    double last = 0;  // of this instance
   };
 
-  void AddFamily(TRITONSERVER_MetricKind kind, const Family& family, const Labels& labels);
   void AddHistogram(const HistogramFamily& family, size_t index, const Labels& labels);
-  TRITONSERVER_MetricFamily* NewFamily(TRITONSERVER_MetricKind kind, const std::string& name,
-                                       const char* help);
 
-  // Families outlive their metrics, hence first.
-  std::vector<std::unique_ptr<TRITONSERVER_MetricFamily, DeleteFamily>> families_;
-  std::vector<Shown> shown_;
-  Metric timestamp_;
+  std::vector<Gauge> gauges_;
+  std::vector<Counter> counters_;
+  TRITONSERVER_Metric* timestamp_ = nullptr;
 };
 
 }  // namespace enginery::triton

@@ -106,12 +106,10 @@ void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter* parameter);
 TRITONSERVER_Error* TRITONSERVER_MetricFamilyNew(TRITONSERVER_MetricFamily** family,
                                                  TRITONSERVER_MetricKind kind, const char* name,
                                                  const char* description);
-TRITONSERVER_Error* TRITONSERVER_MetricFamilyDelete(TRITONSERVER_MetricFamily* family);
 TRITONSERVER_Error* TRITONSERVER_MetricNew(TRITONSERVER_Metric** metric,
                                            TRITONSERVER_MetricFamily* family,
                                            const TRITONSERVER_Parameter** labels,
                                            uint64_t num_labels);
-TRITONSERVER_Error* TRITONSERVER_MetricDelete(TRITONSERVER_Metric* metric);
 TRITONSERVER_Error* TRITONSERVER_MetricIncrement(TRITONSERVER_Metric* metric, double by);
 TRITONSERVER_Error* TRITONSERVER_MetricSet(TRITONSERVER_Metric* metric, double value);
 

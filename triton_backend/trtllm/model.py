@@ -15,6 +15,7 @@ from enginery.runtime.errors import EngineryError, InvalidArgumentError
 from .. import model
 from ..options import ModelOptions
 from ..request_log import client_request_id_of
+from ..requests import shorter_timeout_ms
 from .clients import BatchSender, RequestNames, RowClient
 from .options import read_tensorrt_llm_parameters
 from .refusals import TICKET, refuse_parameters
@@ -64,7 +65,7 @@ class TritonPythonModel(model.TritonPythonModel):
             return
         rows = self._reader.read(arrays)
         client_request_id = client_request_id_of(request)
-        timeout_ms = _server_timeout_ms(request)
+        timeout_ms = shorter_timeout_ms(0, request.timeout())
         batch = BatchSender(self._pb_utils, sender, len(rows))
         submitted: list[int] = []
         try:
@@ -113,12 +114,6 @@ class TritonPythonModel(model.TritonPythonModel):
         sender.send(
             pb_utils.InferenceResponse([]), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
-
-
-def _server_timeout_ms(request: Any) -> int:
-    """Triton server's own limit, which clients give as `timeout`; 0: none."""
-    timeout_us: int = request.timeout()
-    return timeout_us // 1000 + 1 if timeout_us else 0  # never before its time
 
 
 def _asks_to_stop(arrays: Arrays) -> bool:
