@@ -10,8 +10,8 @@
 //
 // Times are of the thread's own CPU time; the ceiling (the loops of `enginery bench --profile`) is
 // measured again before every line, for the machine changes. Columns are rows of x; figures are G
-// operations/s and the share of the ceiling. `stream` is one row over weights that no cache holds,
-// in GB/s of weights.
+// operations/s and the share of the ceiling. `stream` is rows over weights that no cache holds, in
+// GB/s of weights.
 #include "kernels/kernels.h"
 
 #include <time.h>
@@ -130,6 +130,7 @@ struct Shape {
 // The linears of a model of the Qwen2.5-0.5B shape: qkv, gate and up, down.
 constexpr Shape kShapes[] = {{1152, 896}, {9728, 896}, {896, 4864}};
 constexpr int64_t kRows[] = {1, 2, 4, 6, 8, 16, 32, 128, 512};
+constexpr int64_t kStreamRows[] = {1, 4, 8, 16, 32};
 constexpr int64_t kStreamBytes = 256 << 20;
 
 void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
@@ -145,9 +146,13 @@ void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
   }
   const int64_t panel_bytes = enginery::kPanelChannels * shape.k * scheme.weight_bits / 8;
   const int64_t channels = kStreamBytes / panel_bytes * enginery::kPanelChannels;
-  const double seconds = Product(scheme, 1, channels, shape.k).Seconds(kernels.*scheme.kernel);
-  std::printf("  stream: %.1f\n",
-              static_cast<double>(channels * shape.k * scheme.weight_bits / 8) / seconds * 1e-9);
+  const int64_t bytes = channels * shape.k * scheme.weight_bits / 8;
+  std::printf("  stream:");
+  for (const int64_t rows : kStreamRows) {
+    const double seconds = Product(scheme, rows, channels, shape.k).Seconds(kernels.*scheme.kernel);
+    std::printf("  %ld: %.1f", static_cast<long>(rows), static_cast<double>(bytes) / seconds * 1e-9);
+  }
+  std::printf("\n");
   std::fflush(stdout);
 }
 

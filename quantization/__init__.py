@@ -9,6 +9,7 @@ from enginery.quantization.fp8 import (
     float32_to_e4m3,
     quantize_fp8,
 )
+from enginery.quantization.fp8_int4 import Fp8Int4Weight, dequantize_fp8_int4
 from enginery.quantization.grouped_int4 import (
     GroupedInt4Weight,
     dequantize_grouped_int4,
@@ -39,6 +40,7 @@ __all__ = [
     "INT4_BLOCK",
     "INT4_BLOCKS",
     "SCHEMES",
+    "Fp8Int4Weight",
     "Fp8Weight",
     "GroupedInt4Weight",
     "Int8Weight",
@@ -47,6 +49,7 @@ __all__ = [
     "TwoLevels",
     "bfloat16_to_float32",
     "dequantize_fp8",
+    "dequantize_fp8_int4",
     "dequantize_grouped_int4",
     "dequantize_int8",
     "e4m3_to_float32",

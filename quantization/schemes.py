@@ -50,12 +50,14 @@ class Scheme:
         return self.has_input_scales or self.needs_codes
 
     @property
-    def has_multipliers(self) -> bool:
-        """Whether scales of INT4 groups are integers times a float of the row.
+    def product_dtype(self) -> str | None:
+        """Of INT4 beside activations in codes: what a code times its group's scale is.
 
-        A code times its multiplier is an INT8 code: sums with INT8 activations are exact.
+        Of "i8", where that scale is an integer, sums with INT8 activations are exact. "f8e4m3", to
+        which it is rounded, is what units multiply that take two operands in FP8. Either is times a
+        float of the row. None: activations are floats, and the scale of a group is one.
         """
-        return (self.weight_dtype, self.activation_dtype) == ("i4", "i8")
+        return self.activation_dtype if self.weight_dtype == "i4" else None
 
     @property
     def computed_as(self) -> str:

@@ -15,6 +15,7 @@ from enginery.builder.checkpoint.scales import (
     input_scale_name,
     kv_scale_name,
     scale_problem,
+    weight_scale_2_name,
 )
 from enginery.builder.errors import Problems
 from enginery.builder.exclusion import linear_nodes, stacks, whole_stacks
@@ -102,6 +103,7 @@ class _Check:
             *self.kv_scales,
             *self.input_scales.values(),
             *map(pre_quant_scale_name, self.weights),
+            *map(weight_scale_2_name, self.weights),
         }
         sizes = (weight.block_size for weight in checkpoint.stored.values())
         self.block_size = min((size for size in sizes if size is not None), default=INT4_BLOCK)
@@ -201,11 +203,14 @@ class _Check:
         """The scales to read; those that are missing or misshapen become problems."""
         tensors, read = self.checkpoint.tensors, []
         if self.scheme.has_input_scales:
-            read += [
-                self.input_scales[node.weight(1).name]
+            quantised = [
+                node.weight(1).name
                 for node in linear_nodes(self.network)
                 if self._is_quantised(node.weight(1).name, node.output.name)
             ]
+            read += [self.input_scales[name] for name in quantised]
+            if self.scheme.product_dtype == "f8e4m3":
+                read += map(weight_scale_2_name, quantised)
         if self.kv_cache_dtype == "int8":
             read += self.kv_scales
         elif self.kv_cache_dtype == "fp8":
@@ -251,7 +256,7 @@ class _Check:
 
         But for the scheme that stands in where other schemes refuse.
         """
-        if self.scheme.weight_dtype != "i4" or self.scheme.has_multipliers:
+        if self.scheme.weight_dtype != "i4" or self.scheme.product_dtype == "i8":
             return
         stored = self.checkpoint.stored
         needed = [

@@ -2,6 +2,7 @@
 """Scales that calibration leaves beside a checkpoint's weights, under ModelOpt's names.
 
     model.layers.N.<module>.input_scale          activations of a linear layer: real = code * scale
+    model.layers.N.<module>.weight_scale_2       FP8 values that INT4 weights are rounded to
     model.layers.N.self_attn.k_proj.k_scale      keys in the cache
     model.layers.N.self_attn.v_proj.v_scale      values in the cache
 
@@ -26,6 +27,11 @@ SCALE_SHAPES = ((), (1,))
 def input_scale_name(weight: str) -> str:
     """The activation scale of the linear layer whose weight is named `weight`."""
     return f"{weight.removesuffix('.weight')}.input_scale"
+
+
+def weight_scale_2_name(weight: str) -> str:
+    """The scale of the FP8 values that an INT4 weight's are rounded to."""
+    return f"{weight}_scale_2"
 
 
 def kv_scale_name(layer: int, which: str) -> str:

@@ -13,12 +13,12 @@ class Blocks:
 
     Attributes:
         size: columns that share a scale.
-        has_multipliers: whether that is an integer times a float of the row; see
-            `enginery.quantization.Scheme`.
+        product_dtype: dtype of a code times that scale, where the row has a scale besides; None
+            where it has none. See `enginery.quantization.Scheme`.
     """
 
     size: int
-    has_multipliers: bool = False
+    product_dtype: str | None = None
 
 
 @dataclass(frozen=True)

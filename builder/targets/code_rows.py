@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.checkpoint.imports.stored_weight import Codes
-from enginery.builder.checkpoint.scales import input_scale_name
+from enginery.builder.checkpoint.scales import input_scale_name, weight_scale_2_name
+from enginery.builder.errors import CheckpointError, Problem
 from enginery.builder.network.weight import Blocks, Weight, WeightPart
 from enginery.builder.targets.weight_rows import (
     FloatArray,
@@ -27,12 +28,14 @@ from enginery.builder.targets.weight_rows import (
     round_scale,
 )
 from enginery.quantization import (
+    Fp8Int4Weight,
     Fp8Weight,
     GroupedInt4Weight,
     Int8Weight,
     QuantizationError,
     TwoLevels,
     dequantize_fp8,
+    dequantize_fp8_int4,
     dequantize_grouped_int4,
     dequantize_int8,
     int4_codes,
@@ -126,6 +129,20 @@ def grouped_int4_rows(checkpoint: Checkpoint, rows: Weight) -> GroupedInt4Weight
     )
 
 
+def fp8_int4_rows(checkpoint: Checkpoint, rows: Weight) -> Fp8Int4Weight:
+    """INT4 codes with a scale of each block in units of the row's, which makes FP8 of them.
+
+    The row's is the checkpoint's scale of the whole weight, times what the row is multiplied by:
+    factors of rows move no code.
+
+    Raises:
+        CheckpointError: a scale is not finite, or not in these units.
+    """
+    size = _blocks(rows).size
+    parts = [_fp8_int4_part(checkpoint, part, size) for part in rows.parts]
+    return Fp8Int4Weight(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 def read_zero_terms(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
     """-zero_point * scale of each block of INT4 codes, float32 `[N, blocks]`.
 
@@ -181,7 +198,9 @@ def dequantised_rows(checkpoint: Checkpoint, rows: Weight) -> FloatArray:
     if rows.dtype != "i4":
         return widen(read_rounded(checkpoint, rows, rows.dtype))
     blocks = _blocks(rows)
-    if blocks.has_multipliers:
+    if blocks.product_dtype == "f8e4m3":
+        return dequantize_fp8_int4(fp8_int4_rows(checkpoint, rows))
+    if blocks.product_dtype == "i8":
         values = dequantize_grouped_int4(grouped_int4_rows(checkpoint, rows))
     else:
         codes, scale = int4_rows(checkpoint, rows, CPU_SCALE_DTYPE)
@@ -202,22 +221,24 @@ def _is_kept(checkpoint: Checkpoint, part: WeightPart, dtype: str, block_size: i
     return stored is not None and stored.keeps_codes(dtype, block_size)
 
 
-def _stored(checkpoint: Checkpoint, part: WeightPart) -> Codes:
-    """The codes of a part, and their scales times what its rows are multiplied by."""
+def _stored(checkpoint: Checkpoint, part: WeightPart, *, has_factor: bool = True) -> Codes:
+    """The codes of a part, and their scales, times what its rows are multiplied by if asked for."""
     assert part.columns is not None
     stored = checkpoint.stored[part.tensor]
     begin, end = part.columns
     first = begin // stored.group_size * stored.group_size
     codes = stored.codes(part.rows, (first, end))
-    factor = read_factor(checkpoint, part)
+    factor = read_factor(checkpoint, part) if has_factor else None
     scale = codes.scale if factor is None else codes.scale * factor[:, np.newaxis]
     return codes._replace(q=codes.q[:, begin - first :], scale=scale)
 
 
-def _stored_blocks(checkpoint: Checkpoint, part: WeightPart, size: int) -> Codes:
+def _stored_blocks(
+    checkpoint: Checkpoint, part: WeightPart, size: int, *, has_factor: bool = True
+) -> Codes:
     """As `_stored`, with scales and zero points of blocks, of which each group has some."""
     assert part.columns is not None
-    codes = _stored(checkpoint, part)
+    codes = _stored(checkpoint, part, has_factor=has_factor)
     count = codes.group_size // size
     begin, end = (column // size for column in part.columns)
     first = begin // count * count
@@ -242,7 +263,7 @@ def _kept_scale(
     checkpoint: Checkpoint, part: WeightPart, blocks: Blocks, scale: FloatArray
 ) -> FloatArray:
     """Scales of a part's blocks as an engine keeps them."""
-    if blocks.has_multipliers:
+    if blocks.product_dtype == "i8":
         return _two_levels(checkpoint, part, blocks.size, scale).group_scale()
     return widen(round_to(scale, CPU_SCALE_DTYPE))
 
@@ -278,6 +299,23 @@ def _int4_part(
         return np.empty(values.shape, np.int8), int4_scale(values, rows.name, size)
     except QuantizationError as error:
         raise not_finite(checkpoint, rows) from error
+
+
+def _fp8_int4_part(checkpoint: Checkpoint, part: WeightPart, size: int) -> Fp8Int4Weight:
+    codes = _stored_blocks(checkpoint, part, size, has_factor=False)
+    unit = np.float32(checkpoint.read_scalar(weight_scale_2_name(part.tensor)))
+    factor = read_factor(checkpoint, part)
+    scale = np.full(part.num_rows, unit) if factor is None else factor * unit
+    with np.errstate(over="ignore"):
+        group_scale = codes.scale / unit
+    if not np.isfinite(group_scale).all():
+        problem = Problem(
+            f"{part.tensor}_scale",
+            f"leaves the range of float32 in units of {weight_scale_2_name(part.tensor)}, {unit}",
+            "the file is damaged, or was not written by ModelOpt",
+        )
+        raise CheckpointError(str(checkpoint.directory), [problem])
+    return Fp8Int4Weight(codes.q, group_scale, scale)
 
 
 def _grouped_int4_part(checkpoint: Checkpoint, rows: Weight, part: WeightPart) -> GroupedInt4Weight:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,12 @@ import numpy.typing as npt
 import pytest
 
 from enginery.accuracy import log_softmax, pieces
+from enginery.builder.build import build, plan_build
+from enginery.builder.options import BuildRequest
 from enginery.quantization import calibration, calibration_export
 from enginery.quantize import QuantizeRequest, plan_quantization, quantize
+from enginery.runtime.llm import LLM
+from enginery.runtime.sampling_params import SamplingParams
 from enginery.runtime.tokenizer import Tokenizer
 from tests.e2e.test_quantized_checkpoints import logits
 from tests.support.checkpoints import ARCHITECTURES, write_tiny_checkpoint
@@ -31,11 +34,13 @@ TOLERANCES = {
     "fp8": Tolerance(0.05, "as int8_sq, in steps of an eighth (measured: 0.011, or 2e-6)"),
     "int4_wo": Tolerance(0.03, "operands, scales of blocks and the KV cache as bfloat16"),
     "int4_awq": Tolerance(0.03, "as int4_wo"),
-    "w4a8_awq": Tolerance(
-        0.15, "scales and their products as bfloat16, which moves FP8 codes (0.1)"
-    ),
+    "w4a8_awq": Tolerance(0.03, "as fp8: weights are the same FP8 values (measured: 5e-5)"),
 }
 DTYPES = {"int4_wo": "bfloat16", "int4_awq": "bfloat16"}
+# A code that falls to its neighbour moves what is added to it, and so more codes: in the demo, over
+# 512 tokens, logits of models that round activations differ by 0.02 at the median, whatever the
+# first difference was. The mean over the whole text (19,975 tokens) has a standard error of 0.05 %
+# of the perplexity, 0.07 % with a KV cache in codes.
 MAX_PERPLEXITY_DIFFERENCE = 0.001
 WINDOW = 512
 
@@ -53,9 +58,8 @@ class FakeQuantized:
 
             # Layers with one input get one factor when they are written: their mean.
             unified_export_hf.requantize_resmooth_fused_llm_layers(model)
-            with weights_rounded_once(model):
-                for prompt in prompts:
-                    self.logits.append(model(torch.tensor([prompt])).logits[0].float().numpy())
+            for prompt in prompts:
+                self.logits.append(model(torch.tensor([prompt])).logits[0].float().numpy())
             export(model, job, output)
 
         monkeypatch.setattr(calibration, "export", watch)
@@ -63,23 +67,6 @@ class FakeQuantized:
     def calibrate(self, model: Path, output: Path, qformat: str, **options: Any) -> Path:
         quantize(plan_quantization(QuantizeRequest(model, output, qformat, **options)))
         return output
-
-
-@contextmanager
-def weights_rounded_once(model: Any) -> Iterator[None]:
-    """Within, weights of W4A8_AWQ are what its codes and scales say.
-
-    ModelOpt's model rounds them to FP8 as well, which nothing does that multiplies the codes.
-    """
-    from modelopt.torch.quantization.nn import SequentialQuantizer
-
-    pairs = [module for module in model.modules() if isinstance(module, SequentialQuantizer)]
-    to_fp8 = [pair[1] for pair in pairs if pair[1].is_enabled]
-    for quantizer in to_fp8:
-        quantizer.disable()
-    yield
-    for quantizer in to_fp8:
-        quantizer.enable()
 
 
 def write_text(path: Path) -> Path:
@@ -113,23 +100,49 @@ def test_logits(family: str, qformat: str, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("qformat", ["int8_wo", "int8_sq", "fp8", "int4_wo", "int4_awq"])
+@pytest.mark.parametrize(
+    ("qformat", "kv_cache_dtype"),
+    [
+        *((name, "auto") for name in TOLERANCES),
+        ("fp8", "fp8"),
+        ("int8_sq", "int8"),
+    ],
+)
 def test_perplexity_of_the_demo(
-    qformat: str, demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    qformat: str,
+    kv_cache_dtype: str,
+    demo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    tmp_path: Path,
 ) -> None:
     tokenizer = Tokenizer(demo)
     text = (demo / "heldout.txt").read_text(encoding="utf-8")
-    token_ids = tokenizer.encode(text, add_special_tokens=False)[:4096]
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
     windows = list(pieces(token_ids, WINDOW, tokenizer.encode("")[0]))
     theirs = FakeQuantized(monkeypatch, [prompt for prompt, _ in windows])
-    quantised = theirs.calibrate(demo, tmp_path / "quantised", qformat, calib_size=16)
-    options = {"max_num_tokens": WINDOW, "max_batch_size": 1}
-    ours = [
-        logits(quantised, tmp_path / f"engine{index}", prompt, **options)
-        for index, (prompt, _) in enumerate(windows)
-    ]
+    quantised = theirs.calibrate(
+        demo, tmp_path / "quantised", qformat, calib_size=16, kv_cache_dtype=kv_cache_dtype
+    )
+    engine = tmp_path / "engine"
+    request = BuildRequest(
+        model=quantised,
+        output=engine,
+        kv_cache_dtype=kv_cache_dtype,
+        max_num_tokens=WINDOW,
+        max_batch_size=1,
+    )
+    build(plan_build(request))
+    params = SamplingParams(max_tokens=1, ignore_eos=True, return_context_logits=True)
+    ours: list[FloatArray] = []
+    with LLM(engine) as llm:
+        for prompt, _ in windows:
+            rows = llm.generate(prompt, params).context_logits
+            assert rows is not None
+            ours.append(rows)
     targets = [target for _, target in windows]
     expected, found = (perplexity(rows, targets) for rows in (theirs.logits, ours))
+    record_property("perplexities", f"{expected:.4f} of ModelOpt, {found:.4f}")
     assert abs(found / expected - 1) <= MAX_PERPLEXITY_DIFFERENCE
 
 

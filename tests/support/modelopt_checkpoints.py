@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginery.quantization import dequantize_int8, int4_codes, int4_scale, quantize_int8
+from enginery.quantization import (
+    dequantize_int8,
+    int4_codes,
+    int4_scale,
+    quantize_int8,
+    widen,
+)
 
 from .checkpoints import write_safetensors
 from .scales import INPUT_AMAX, read_tensors
@@ -22,12 +28,14 @@ STACKS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"),
 
 
 def store_smoothed(directory: Path, algorithm: str, seed: int = 0) -> dict[str, Any]:
-    """Rewrites a float32 checkpoint of one file as codes with unfolded smoothing factors.
+    """Rewrites a checkpoint of one file as codes with unfolded smoothing factors.
 
     Args:
-        directory: of the checkpoint; its weights and config.json are written again.
+        directory: of the checkpoint, in float32 or bfloat16; its weights and config.json are
+            written again.
         algorithm: "W8A8_SQ_PER_CHANNEL" (INT8 per row, one scale per activation), "W4A16_AWQ"
-            (INT4 in blocks of 128) or "W4A8_AWQ" (with one scale per FP8 activation).
+            (INT4 in blocks of 128) or "W4A8_AWQ" (with one scale per FP8 activation, and one for
+            the FP8 that weights become).
         seed: of the factors, which are between 2/3 and 3/2.
 
     Returns:
@@ -44,8 +52,9 @@ def store_smoothed(directory: Path, algorithm: str, seed: int = 0) -> dict[str, 
                 continue
             depth = tensors[f"{names[0]}.weight"].shape[1]
             factor = (1.5 ** rng.uniform(-1, 1, depth)).astype(np.float32)
-            for module, name in zip(stack, names, strict=True):
-                weight = tensors[f"{name}.weight"] / factor
+            weights = [widen(tensors[f"{name}.weight"]) / factor for name in names]
+            largest = max(np.abs(weight).max() for weight in weights)
+            for module, name, weight in zip(stack, names, weights, strict=True):
                 added = _int8(weight) if algorithm.startswith("W8A8") else _int4(weight)
                 meant[f"{name}.weight"] = added.pop("meant") * factor
                 added["pre_quant_scale"] = factor
@@ -53,6 +62,8 @@ def store_smoothed(directory: Path, algorithm: str, seed: int = 0) -> dict[str, 
                     # Wide enough for what the factors make of the activations.
                     amax = 1.5 * INPUT_AMAX[module]
                     added["input_scale"] = np.array(np.float32(amax / LARGEST_CODES[algorithm]))
+                if algorithm == "W4A8_AWQ":
+                    added["weight_scale_2"] = np.array(largest / np.float32(448))
                 for suffix, values in added.items():
                     tensors[f"{name}.{suffix}"] = values
                     dtypes[f"{name}.{suffix}"] = _dtype(values)

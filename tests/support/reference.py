@@ -62,7 +62,7 @@ def _sum(parts: list[FloatArray]) -> FloatArray:
     return total
 
 
-# Ops that come in a second version, which takes scales besides.
+# Ops that come in a second version, which takes scales besides; linear in a third.
 VERSION_2 = ("linear", "kv_append", "paged_attention", "rms_norm", "silu_mul", "scale_columns")
 
 
@@ -90,6 +90,7 @@ class _Rank:
         self._values = {}
         for step in self.engine.steps:
             assert step.version == 1 or step.op in VERSION_2
+            assert step.version <= 2 or step.op == "linear"
             if step.op in ("all_reduce", "all_gather"):
                 yield step.op, self._float(step.inputs[0])
                 assert self.exchange is not None
@@ -168,7 +169,7 @@ class _Rank:
         if not is_alone:  # then it may have a static scale of x
             assert (scale is not None) == (weight.dtype in ("i8", "i4", "f8e4m3"))
         assert (column_sums is not None) == (x.dtype == "i8")
-        assert len(group_scales) == step.version - 1 == (weight.dtype == "i4")
+        assert len(group_scales) == (step.version > 1) == (weight.dtype == "i4")
         if x.dtype == "i8":
             q, x_scale = self._values[x.name]
             codes = int8_codes(weight, *group_scales)
@@ -178,7 +179,8 @@ class _Rank:
         elif is_alone:
             codes = weight.array.astype(np.float32)
             scales = spread(self._weight(group_scales[0]), codes.shape[1])
-            y = self._float(x) @ round_to_bfloat16(codes * scales).T
+            rounded = round_to_e4m3 if step.version == 3 else round_to_bfloat16
+            y = self._float(x) @ rounded(codes * scales).T
         else:
             y = self._float(x) @ self._weight(weight).T
         if scale is not None:

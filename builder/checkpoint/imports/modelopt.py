@@ -4,8 +4,8 @@
     <module>.weight                F8_E4M3 or I8 [N, K], or U8 [N / 2, K]: INT4, row 2i in the low
                                    nibbles of row i, row 2i + 1 in the high ones
     <module>.weight_scale          [], [1] or [N]; for INT4 [N, K / group]
-    <module>.weight_scale_2        of W4A8_AWQ, whose values are rounded to FP8 a second time by it;
-                                   codes and weight_scale do without
+    <module>.weight_scale_2        of W4A8_AWQ, whose values are rounded to FP8 a second time by it:
+                                   a scale like those of activations, for who multiplies in FP8
     <module>.pre_quant_scale [K]   what the module's input is multiplied by first
     <module>.input_scale           of activations
 
@@ -101,8 +101,7 @@ def _weight(
     scale = f"{name}_scale"
     num_rows, depth = info.shape[0] * (2 if dtype == "I4" else 1), info.shape[1]
     shape, given = (num_rows, depth), raw.tensors[scale].shape
-    rest = (f"{name}_scale_2",) if f"{name}_scale_2" in raw.tensors else ()
-    parts = Parts(name, scale, others=rest)
+    parts = Parts(name, scale)
     if dtype != "I4":
         if given not in ((), (1,), (num_rows,), (num_rows, 1)):
             problems.add(scale, f"has shape {list(given)}; [], [1] or [{num_rows}] is expected")

@@ -53,7 +53,7 @@ def quantize(
         if len(weight.shape) == 1:
             return weight  # norms and biases stay in float32
         stored_dtype = weight_dtypes.get(weight.name, scheme.embedding_dtype or dtype)
-        blocks = Blocks(block_size, scheme.has_multipliers) if stored_dtype == "i4" else None
+        blocks = Blocks(block_size, scheme.product_dtype) if stored_dtype == "i4" else None
         return weight.stored_as(stored_dtype, blocks)
 
     retyped: dict[str, Value] = {}

@@ -31,7 +31,7 @@ def check_kernels_take(network: Network, options: BuildOptions) -> None:
                 f"{weight.shape[1]} of a rank of {options.tp_size}",
                 "choose another --tp_size, or --qformat int8_dynamic",
             )
-        if not blocks.has_multipliers and weight.shape[1] % blocks.size:
+        if blocks.product_dtype != "i8" and weight.shape[1] % blocks.size:
             problems.add(
                 "qformat",
                 f"{options.qformat} scales blocks of {blocks.size} inputs; {name} takes "

@@ -141,16 +141,16 @@ def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> Packe
         return Tensor(f"{weight.name}.{name}", dtype, layout, shape or weight.shape[:1])
 
     scale = sums = group_scales = inverse = None
-    # INT4 whose groups have scales of their own has no other but that of its operand.
-    has_multipliers = weight.blocks is not None and weight.blocks.has_multipliers
-    if has_codes and (weight.dtype != INT4 or has_multipliers or has_static_operand):
+    # INT4 may have the scales of its groups alone.
+    product_dtype = None if weight.blocks is None else weight.blocks.product_dtype
+    if has_codes and (weight.dtype != INT4 or product_dtype is not None):
         scale = tensor("scale", "f32")
     if has_codes and operand_dtype == "i8":
         sums = tensor("column_sums", "i32")
     if weight.dtype == INT4:
         assert weight.blocks is not None
         groups = (weight.shape[0], -(-weight.shape[1] // weight.blocks.size))
-        dtype = "i8" if has_multipliers else "f32"
+        dtype = "i8" if product_dtype == "i8" else "f32"
         group_scales = tensor("group_scales", dtype, "n16k1", groups)
     if has_static_operand:
         inverse = tensor("inverse", "f32", shape=(1,))

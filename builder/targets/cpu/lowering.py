@@ -92,9 +92,15 @@ class _Lowering:
         return Step(node.op, inputs, outputs, attributes, self._version(node))
 
     def _version(self, node: Node) -> int:
-        """2 where the step takes scales besides: of groups, keys and values, or its output."""
+        """Above 1 where the step takes scales besides: of groups, keys and values, or its output.
+
+        Of linear layers with INT4 weights it says what codes become: 3 of E4M3, 2 of other dtypes.
+        """
         if node.op == "linear":
-            return 2 if node.weight(1).dtype == INT4 else 1
+            weight = node.weight(1)
+            if weight.dtype != INT4 or weight.blocks is None:
+                return 1
+            return 3 if weight.blocks.product_dtype == "f8e4m3" else 2
         has_kv_scales = bool(self.constants.kv_scales)
         if node.op == "kv_append":
             return 2 if has_kv_scales else 1

@@ -18,6 +18,7 @@ from enginery.builder.engine.program import GROUPS, INT4, PANEL
 from enginery.builder.network.weight import Weight
 from enginery.builder.targets.code_rows import (
     CPU_SCALE_DTYPE,
+    fp8_int4_rows,
     fp8_rows,
     grouped_int4_rows,
     int4_rows,
@@ -33,7 +34,7 @@ class PackedRows(NamedTuple):
 
     Attributes:
         data: contiguous, in the layout asked for; rows padded with zeros to full panels.
-        scale: float32 `[rows]` for codes, ones for i4 without multipliers; else None.
+        scale: float32 `[rows]` for codes, ones for i4 whose rows have none; else None.
         column_sums: int32 `[rows]`, sum of each row's quantised weights, those of i4 times the
             multipliers of their groups, for i8 and i4, else None.
         group_scales: for i4 in layout n16k1, rows padded with ones: int8 multipliers, or float32
@@ -68,8 +69,7 @@ def pack_rows(
     rows = weight.rows(begin, end)
     if weight.dtype == INT4:
         assert weight.blocks is not None
-        make = _exact_int4_rows if weight.blocks.has_multipliers else _int4_rows
-        return make(checkpoint, rows, layout)
+        return _INT4_ROWS[weight.blocks.product_dtype](checkpoint, rows, layout)
     if weight.dtype == "f8e4m3":
         fp8 = fp8_rows(checkpoint, rows)
         return PackedRows(_panels(fp8.q, GROUPS[layout][0], np.uint16), fp8.scale)
@@ -100,6 +100,17 @@ def _exact_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> Packe
     column_sums = weight.int8_codes().sum(axis=1, dtype=np.int32)
     group_scales = _interleaved(_padded(weight.multipliers, 1, fill=1))
     return PackedRows(_int4_panels(weight.q, layout), weight.scale, column_sums, group_scales)
+
+
+def _fp8_int4_rows(checkpoint: Checkpoint, rows: Weight, layout: str) -> PackedRows:
+    """Groups have scales in units of the row's, in which products are rounded to E4M3."""
+    weight = fp8_int4_rows(checkpoint, rows)
+    group_scales = _interleaved(_padded(weight.group_scale, 1, fill=1))
+    return PackedRows(_int4_panels(weight.q, layout), weight.scale, group_scales=group_scales)
+
+
+# By `Blocks.product_dtype`.
+_INT4_ROWS = {None: _int4_rows, "i8": _exact_int4_rows, "f8e4m3": _fp8_int4_rows}
 
 
 def _int4_panels(codes: npt.NDArray[np.int8], layout: str) -> npt.NDArray[Any]:

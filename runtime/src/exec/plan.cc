@@ -81,6 +81,7 @@ constexpr std::array kOps = {
     RegisteredOp{"rms_norm", 2, PrepareRmsNorm},
     RegisteredOp{"linear", 1, PrepareLinear},
     RegisteredOp{"linear", 2, PrepareLinear},
+    RegisteredOp{"linear", 3, PrepareLinear},
     RegisteredOp{"kv_append", 1, PrepareKvAppend},
     RegisteredOp{"kv_append", 2, PrepareKvAppend},
     RegisteredOp{"paged_attention", 1, PreparePagedAttention},

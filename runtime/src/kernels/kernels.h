@@ -36,7 +36,7 @@ struct LinearArgs {
   const float* bias;           // [n] or null
   const int32_t* column_sums;  // [n], u8 only: sum over k of W[n][k]
   const int8_t* group_scales;  // [panels][num_groups()][16], i4 by u8: W = group scale * code
-  const float* block_scales;   // likewise, i4 by bf16: W = block scale * code rounded to bf16
+  const float* block_scales;   // likewise, i4 by bf16: W = block scale * code, rounded
   int64_t group;               // i4 only: k that share a scale, one of kWeightGroups
   std::byte* scratch;          // LinearScratchBytes(k), aligned to 64 bytes
   float* y;                    // [num_rows, n]
@@ -49,7 +49,7 @@ struct LinearArgs {
 };
 using LinearKernel = void (*)(const LinearArgs& args);
 
-// Panels that are unpacked at once (linear_unpacked.h).
+// Panels that are unpacked at once at most (linear_unpacked.h).
 inline constexpr int64_t kUnpackedPanels = 4;
 // What is widened at once (linear_widened_avx2.h): groups of k of a panel and of rows of x, for as
 // many sums.
@@ -132,7 +132,8 @@ constexpr int64_t AttentionScratchFloats(int64_t num_rows, int64_t tokens_per_bl
 }
 
 struct Kernels {
-  const char* name;  // amx, avx512, avx2, portable
+  const char* name;            // amx, avx512, avx2, portable
+  int64_t panels_at_once = 4;  // by linear kernels, of many rows
 
   // linear_<type of x>_<type of W>
   LinearKernel linear_f32_f32;    // W n16k1
@@ -142,7 +143,8 @@ struct Kernels {
   LinearKernel linear_bf16_i8;    // W n16k4
   LinearKernel linear_i8_i4;      // W n16k8
   LinearKernel linear_bf16_e4m3;  // W n16k2
-  LinearKernel linear_bf16_i4;    // W n16k8
+  LinearKernel linear_bf16_i4;    // W n16k8, block scale * code rounded to bf16
+  LinearKernel linear_e4m3_i4;    // W n16k8, the same rounded to E4M3; x of bf16
 
   // Gated products, y[rows, n / 2] = silu(gate) * up in bf16 (y points to these, and y_pitch counts
   // them), where the first n / 2 channels are gates and the rest their ups; panels are those of the

@@ -20,6 +20,7 @@ const Kernels& AmxKernels() {
     // Few rows too: tiles add in another order than vectors.
     kernels.linear_bf16_e4m3 = LinearUnpacked<E4M3ToBf16, LinearTiles<TileBf16Bf16>>;
     kernels.linear_bf16_i4 = LinearUnpacked<I4ToBf16, LinearTiles<TileBf16Bf16>>;
+    kernels.linear_e4m3_i4 = LinearUnpacked<I4ToE4M3, LinearTiles<TileBf16Bf16>>;
     kernels.gated_bf16_bf16 = GatedTiles<TileBf16Bf16>;
     kernels.gated_i8_i8 = GatedTiles<TileI8I8>;
     kernels.attention_bf16 = AttentionAmx<CacheBf16>;

@@ -42,7 +42,9 @@ const Kernels& Avx2Kernels() {
     kernels.linear_i8_i4 = LinearI8I4<2, WidenedLinear<WidenI8I4>>;
     kernels.linear_bf16_e4m3 = WidenedFrom<Linear<DotBf16E4M3>, WidenBf16E4M3>;
     kernels.linear_bf16_i4 =
-        WidenedFrom<LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>, WidenBf16I4>;
+        WidenedFrom<LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>, WidenBf16I4<ToBf16>>;
+    kernels.linear_e4m3_i4 =
+        WidenedFrom<LinearUnpacked<I4ToE4M3, Linear<DotBf16Bf16>>, WidenBf16I4<ToE4M3>>;
     return kernels;
   }();
   return kKernels;

@@ -12,7 +12,8 @@ namespace enginery {
 const Kernels& Avx512Kernels() {
   static constexpr Kernels kKernels = [] {
     Kernels kernels = MakeKernels("avx512");
-    kernels.linear_i8_i4 = LinearI8I4<4, LinearUnpacked<I4ToI8, Linear<DotI8I8>>>;
+    kernels.panels_at_once = DotI8I8::kPanels;
+    kernels.linear_i8_i4 = LinearI8I4<4, kUnpackedBy<I4ToI8, DotI8I8>>;
     return kernels;
   }();
   return kKernels;

@@ -59,13 +59,14 @@ constexpr int64_t kLineBytes = 64;
 
 // What a tile prefetches in each group of k. Weights come from memory once per panel group. Where
 // one tile takes all rows, memory is the limit and each panel is fetched a little ahead of itself
-// into L1 (two threads on Granite Rapids read 31 GB/s so, 24 GB/s when they fetch the next panel
-// group into L2 instead, 29 GB/s when they fetch nothing). Where there are more tiles, they fetch
-// the next panel group into L2, each its share, while they compute; but for the last group, and for
-// groups of which two do not fit L2.
+// (two threads on Granite Rapids read 31 GB/s so, 24 GB/s when they fetch the next panel group
+// instead, 29 GB/s when they fetch nothing). Where there are more tiles, they fetch the next panel
+// group while they compute, each its share, so that memory is read at an even pace; but for the
+// last group, and for groups of which two do not fit L2. All of it into L1, from where it falls
+// into L2: fetched past L1, 16 rows read a tenth less on Zen 5.
 struct Prefetch {
   const std::byte* next;    // null: own weights, kOwnBytes ahead
-  int64_t bytes_per_group;  // of k: two lines, one, or none
+  int64_t bytes_per_group;  // of k: at most two lines
   static constexpr int64_t kOwnBytes = 2048;
   static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
 };
@@ -80,12 +81,10 @@ ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int
       kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
     return {nullptr, 0};
   }
-  const int64_t lines = num_tiles < kPanels ? 2 : 1;
-  const int64_t first_line = t * groups * lines;
-  const bool is_done = first_line >= kPanels * groups;  // by the tiles before
+  const int64_t first = kPanels * t / num_tiles, last = kPanels * (t + 1) / num_tiles;
   return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
-              (is_done ? 0 : first_line * kLineBytes),
-          is_done ? 0 : lines * kLineBytes};
+              first * panel_bytes,
+          (last - first) * kLineBytes};
 }
 
 template <class Dot, int kRows, int kPanels>
@@ -122,8 +121,8 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch)
         __builtin_prefetch(weight + p * panel_bytes + Prefetch::kOwnBytes);
       }
     } else {
-      __builtin_prefetch(prefetch.next, 0, 2);
-      __builtin_prefetch(prefetch.next + prefetch.bytes_per_group - kLineBytes, 0, 2);
+      __builtin_prefetch(prefetch.next);
+      __builtin_prefetch(prefetch.next + prefetch.bytes_per_group - kLineBytes);
     }
     prefetch.next += prefetch.bytes_per_group;
     accumulate_group(weight, x, x_pitch);
@@ -176,13 +175,18 @@ void PanelGroup(const LinearArgs& args, int64_t panel) {
   }
 }
 
+// The panels from `panel` on, kPanels at once, and what is left over at once too.
+template <class Dot, int kPanels>
+void PanelGroups(const LinearArgs& args, int64_t panel) {
+  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
+    PanelGroup<Dot, kPanels>(args, panel);
+  }
+  if constexpr (kPanels > 1) PanelGroups<Dot, kPanels - 1>(args, panel);
+}
+
 template <class Dot>
 void Linear(const LinearArgs& args) {
-  int64_t panel = args.panel_begin;
-  for (; panel + Dot::kPanels <= args.panel_end; panel += Dot::kPanels) {
-    PanelGroup<Dot, Dot::kPanels>(args, panel);
-  }
-  for (; panel < args.panel_end; ++panel) PanelGroup<Dot, 1>(args, panel);
+  PanelGroups<Dot, Dot::kPanels>(args, args.panel_begin);
 }
 
 }  // namespace

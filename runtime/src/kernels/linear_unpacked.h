@@ -3,7 +3,8 @@
 // Products with weights that no instruction multiplies: a few panels are unpacked into the scratch,
 // to i8 or bf16, and multiplied there by another kernel. An i4 code times the multiplier of its
 // group is an i8 weight, so with x of i8 sums are the exact i32 sums over those weights. With x of
-// bf16 a weight is code * scale, or an E4M3 code, rounded to bf16, which holds the latter exactly.
+// bf16 a weight is code * scale, rounded to bf16 or to E4M3, or an E4M3 code: bf16 holds all of
+// them exactly.
 #ifndef ENGINERY_SRC_KERNELS_LINEAR_UNPACKED_H_
 #define ENGINERY_SRC_KERNELS_LINEAR_UNPACKED_H_
 
@@ -54,14 +55,23 @@ struct I4ToI8 : I4Panels {
   }
 };
 
-// The codes of k = j and j + 1 of 16 channels, times their scales, as bf16 in value.
-template <int j>
+// What a code times its scale is rounded to.
+struct ToBf16 {
+  static ENGINERY_INLINE F32 Round(const F32& a) { return RoundToBf16(a); }
+};
+struct ToE4M3 {
+  static ENGINERY_INLINE F32 Round(const F32& a) { return RoundToE4M3(a); }
+};
+
+// The codes of k = j and j + 1 of 16 channels, times their scales, rounded.
+template <class Rounded, int j>
 ENGINERY_INLINE Pairs I4Pairs(const std::byte* weight, const F32& scales) {
-  return {RoundToBf16(Mul(LoadI4<j>(weight), scales)),
-          RoundToBf16(Mul(LoadI4<j + 1>(weight), scales))};
+  return {Rounded::Round(Mul(LoadI4<j>(weight), scales)),
+          Rounded::Round(Mul(LoadI4<j + 1>(weight), scales))};
 }
 
-struct I4ToBf16 : I4Panels {
+template <class Rounded>
+struct I4Times : I4Panels {
   static int64_t UnpackedBytes(int64_t k) { return PanelBytes(k, 2); }
   static ENGINERY_INLINE void Panel(const LinearArgs& args, int64_t panel, std::byte* to) {
     F32 scales = Set1(0.0f);
@@ -71,13 +81,16 @@ struct I4ToBf16 : I4Panels {
             ENGINERY_LAMBDA_INLINE { scales = Load(args.block_scales + group * kPanelChannels); },
         [&](const std::byte* weight, int64_t i) ENGINERY_LAMBDA_INLINE {
           std::byte* at = to + i * 4 * kBytes;
-          StoreBf16Pairs(at, I4Pairs<0>(weight, scales));
-          StoreBf16Pairs(at + kBytes, I4Pairs<2>(weight, scales));
-          StoreBf16Pairs(at + 2 * kBytes, I4Pairs<4>(weight, scales));
-          StoreBf16Pairs(at + 3 * kBytes, I4Pairs<6>(weight, scales));
+          StoreBf16Pairs(at, I4Pairs<Rounded, 0>(weight, scales));
+          StoreBf16Pairs(at + kBytes, I4Pairs<Rounded, 2>(weight, scales));
+          StoreBf16Pairs(at + 2 * kBytes, I4Pairs<Rounded, 4>(weight, scales));
+          StoreBf16Pairs(at + 3 * kBytes, I4Pairs<Rounded, 6>(weight, scales));
         });
   }
 };
+
+using I4ToBf16 = I4Times<ToBf16>;
+using I4ToE4M3 = I4Times<ToE4M3>;
 
 struct E4M3ToBf16 {
   static int64_t PanelBytesOf(int64_t k) { return PanelBytes(k, 2, 32); }
@@ -92,12 +105,11 @@ struct E4M3ToBf16 {
   }
 };
 
-template <class Unpack, LinearKernel kLinear>
+template <class Unpack, LinearKernel kLinear, int64_t kPanels = kUnpackedPanels>
 void LinearUnpacked(const LinearArgs& args) {
   const int64_t unpacked_bytes = Unpack::UnpackedBytes(args.k);
-  for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += kUnpackedPanels) {
-    const int64_t end =
-        panel + kUnpackedPanels < args.panel_end ? panel + kUnpackedPanels : args.panel_end;
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += kPanels) {
+    const int64_t end = panel + kPanels < args.panel_end ? panel + kPanels : args.panel_end;
     // In order: a panel writes whole eights of k, and what is past its end belongs to the next one.
     for (int64_t p = panel; p < end; ++p) {
       Unpack::Panel(args, p, args.scratch + (p - panel) * unpacked_bytes);

@@ -129,6 +129,7 @@ struct WidenI4 : WidenWeights<8> {
   }
 };
 
+template <class Rounded>
 struct WidenBf16I4 : RowBf16, WidenI4 {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
                                       int64_t end, std::byte* to) {
@@ -137,10 +138,10 @@ struct WidenBf16I4 : RowBf16, WidenI4 {
                  [&](int64_t group, int64_t first, int64_t last) ENGINERY_LAMBDA_INLINE {
                    const F32 scales = Load(args.block_scales + group * kPanelChannels);
                    for (int64_t k = first; k < last; k += 8, from += 64, to += 8 * 64) {
-                     StoreTwo(to, I4Pairs<0>(from, scales));
-                     StoreTwo(to + 2 * 64, I4Pairs<2>(from, scales));
-                     StoreTwo(to + 4 * 64, I4Pairs<4>(from, scales));
-                     StoreTwo(to + 6 * 64, I4Pairs<6>(from, scales));
+                     StoreTwo(to, I4Pairs<Rounded, 0>(from, scales));
+                     StoreTwo(to + 2 * 64, I4Pairs<Rounded, 2>(from, scales));
+                     StoreTwo(to + 4 * 64, I4Pairs<Rounded, 4>(from, scales));
+                     StoreTwo(to + 6 * 64, I4Pairs<Rounded, 6>(from, scales));
                    }
                  });
   }

@@ -15,12 +15,17 @@
 namespace enginery {
 namespace {
 
+// As many panels at once as fill whole register tiles.
+template <class Unpack, class Dot>
+constexpr LinearKernel kUnpackedBy =
+    LinearUnpacked<Unpack, Linear<Dot>, kUnpackedPanels / Dot::kPanels * Dot::kPanels>;
+
 // Few rows convert weights in registers; for more it pays to do it once.
 void LinearBf16E4M3(const LinearArgs& args) {
   if (args.num_rows <= DotBf16E4M3::kMaxRows) {
     Linear<DotBf16E4M3>(args);
   } else {
-    LinearUnpacked<E4M3ToBf16, Linear<DotBf16Bf16>>(args);
+    kUnpackedBy<E4M3ToBf16, DotBf16Bf16>(args);
   }
 }
 
@@ -32,9 +37,10 @@ constexpr Kernels MakeKernels(const char* name) {
       .linear_i8_i8 = Linear<DotI8I8>,
       .linear_f32_i8 = Linear<DotF32I8>,
       .linear_bf16_i8 = Linear<DotBf16I8>,
-      .linear_i8_i4 = LinearUnpacked<I4ToI8, Linear<DotI8I8>>,
+      .linear_i8_i4 = kUnpackedBy<I4ToI8, DotI8I8>,
       .linear_bf16_e4m3 = LinearBf16E4M3,
-      .linear_bf16_i4 = LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>,
+      .linear_bf16_i4 = kUnpackedBy<I4ToBf16, DotBf16Bf16>,
+      .linear_e4m3_i4 = kUnpackedBy<I4ToE4M3, DotBf16Bf16>,
       .gated_bf16_bf16 = nullptr,
       .gated_i8_i8 = nullptr,
       .attention_f32 = Attention<VectorProducts<CacheF32>>,

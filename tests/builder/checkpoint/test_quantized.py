@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginery.builder.build import PlannedBuild, plan_build
+from enginery.builder.build import PlannedBuild, build, plan_build
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.errors import CheckpointError, ConfigError, OptionError
 from enginery.builder.network.weight import Blocks
@@ -206,7 +206,7 @@ def test_blocks_are_as_large_as_the_groups_of_the_codes_allow(
     assert planned.notes == ()
     weights = [node.weight(1) for node in planned.network.nodes if node.op == "linear"]
     blocks = [weight.blocks for weight in weights if weight.dtype == "i4"]
-    assert blocks == [Blocks(size, qformat == "w4a8_dynamic")] * 8
+    assert blocks == [Blocks(size, "i8" if qformat == "w4a8_dynamic" else None)] * 8
     with pytest.raises(OptionError) if size < 128 else nullcontext() as error:
         plan(model, qformat="int4_awq", sku="h100")
     if error is not None:
@@ -217,6 +217,38 @@ def test_blocks_are_as_large_as_the_groups_of_the_codes_allow(
                 "anew, or --sku cpu)"
             )
         ]
+
+
+def test_fp8_products_take_the_second_scale_of_their_weights(model: Path) -> None:
+    store_smoothed(model, "W4A8_AWQ")
+    name = f"{LAYER}mlp.up_proj.weight_scale_2"
+    change_tensors(model, **{name: (np.ones(2, np.float32), "F32")})
+    with pytest.raises(CheckpointError, match=rf"{name}: has shape \[2\]"):
+        plan(model)
+    change_tensors(model, **{name: (np.float32([-1]), "F32")})
+    with pytest.raises(CheckpointError, match=rf"{name}: is -1.0; a finite number above zero"):
+        build(plan(model, output=model / "engine"))
+    # As small as its reciprocal allows: scales of groups are no longer numbers in its units.
+    change_tensors(
+        model,
+        **{
+            name: (np.float32([2e-38]), "F32"),
+            f"{LAYER}mlp.up_proj.weight_scale": (np.full((256, 1), 10, np.float32), "F32"),
+        },
+    )
+    with pytest.raises(CheckpointError, match=r"up_proj.weight_scale: leaves the range of float32"):
+        build(plan(model, output=model / "engine"))
+    change_tensors(model, **{name: None})
+    with pytest.raises(CheckpointError) as error:
+        plan(model)
+    (problem,) = error.value.problems
+    assert str(problem) == (
+        f"{name}: is missing, with 0 more: qformat w4a8_awq takes calibrated scales (give "
+        "--calib_dataset FILE, or calibrate the checkpoint with `enginery quantize`, or choose "
+        "--qformat int4_wo)"
+    )
+    # Other schemes do without it.
+    assert plan(model, qformat="int4_awq").options.qformat == "int4_awq"
 
 
 def test_zero_points_do_not_go_beside_fp8_activations(model: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from enginery.builder.build import PlannedBuild, plan_build
 from enginery.builder.checkpoint.checkpoint import Checkpoint
@@ -14,11 +15,13 @@ from enginery.builder.network.weight import Weight
 from enginery.builder.options import BuildRequest
 from enginery.builder.targets.code_rows import (
     dequantised_rows,
+    fp8_int4_rows,
     grouped_int4_rows,
     read_zero_terms,
     zero_terms_of,
 )
 from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.modelopt_checkpoints import store_smoothed
 from tests.support.quantized_checkpoints import quantize_checkpoint
 from tests.support.quantized_weights import FloatArray
 
@@ -82,3 +85,32 @@ def test_shares_of_the_columns_are_those_of_the_whole(model: Path, kind: str) ->
             assert np.array_equal(share.scale, whole.scale)
             of_share = read_zero_terms(checkpoint, zero_terms_of(part))
             assert np.array_equal(of_share, terms[:, blocks])
+
+
+def test_fp8_values_of_codes_are_those_of_torch(model: Path) -> None:
+    store_smoothed(model, "W4A8_AWQ")
+    planned = plan_build(BuildRequest(model=model))
+    weights = int4_weights(planned)
+    assert {w.blocks.product_dtype for w in weights if w.blocks is not None} == {"f8e4m3"}
+    num_factors = 0
+    with Checkpoint(model, planned.config.stored_as) as checkpoint:
+        for weight in weights:
+            expected = []
+            for part in weight.parts:
+                codes = checkpoint.stored[part.tensor].codes(part.rows, (0, weight.shape[1]))
+                unit = checkpoint.read_float32(f"{part.tensor}_scale_2").reshape(())
+                ratio = torch.from_numpy(codes.scale / unit).repeat_interleave(128, 1)
+                rounded = (torch.from_numpy(codes.q) * ratio).to(torch.float8_e4m3fn).float()
+                values = rounded.numpy() * unit
+                if part.factor is not None:  # which must not move a code
+                    values *= checkpoint.read_float32(part.factor)[:, np.newaxis]
+                    num_factors += 1
+                expected.append(values)
+            found = dequantised_rows(checkpoint, weight)
+            np.testing.assert_allclose(found, np.concatenate(expected), rtol=3e-7)
+            part_of_rows = fp8_int4_rows(checkpoint, weight.rows(8, 24))
+            whole = fp8_int4_rows(checkpoint, weight)
+            assert np.array_equal(part_of_rows.q, whole.q[8:24])
+            assert np.array_equal(part_of_rows.group_scale, whole.group_scale[8:24])
+            assert np.array_equal(part_of_rows.scale, whole.scale[8:24])
+    assert num_factors == 2  # up_proj of each layer has those of down_proj's input

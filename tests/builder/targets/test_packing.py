@@ -27,7 +27,7 @@ SHAPES = [(1, 1), (16, 4), (19, 99), (33, 7), (48, 130)]
 INT4_SHAPES = [*SHAPES, (16, 8), (17, 128), (40, 300), (5, 1031)]
 ALL_LAYOUTS = {dtype: layout for dtype, (layout, _, _) in LAYOUTS.items()} | {"i4": "n16k8"}
 
-BLOCKS = {"i4": Blocks(128, has_multipliers=True)}
+BLOCKS = {"i4": Blocks(128, "i8")}
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]

@@ -93,11 +93,32 @@ TEST(groups_of_int4_weights_are_as_large_as_their_number_says) {
   refused(DType::kF32, {180, 2});
 }
 
+TEST(versions_of_linear_say_what_int4_codes_become) {
+  const auto store = [](uint32_t version, DType scales) {
+    return [version, scales](Program& p) {
+      StoreInt4(p, scales, {180, 2});
+      Step& linear = Find(p, "linear");
+      linear.version = version;
+      linear.inputs[4] = {Operand::Kind::kAbsent, 0};
+    };
+  };
+  for (const uint32_t version : {2, 3}) {
+    TestModel model({.x = DType::kBF16, .weight = DType::kI8});
+    store(version, DType::kF32)(model.program(0));
+    std::string message;
+    CHECK_EQ(Refusal(model, &message), ENGINERY_OK);
+  }
+  Refused(ENGINERY_INVALID_PROGRAM, "must be group scales: f32 in n16k1", store(3, DType::kI8),
+          {.x = DType::kBF16, .weight = DType::kI8});
+  Refused(ENGINERY_INVALID_PROGRAM, "3 for those beside x of bf16", store(3, DType::kI8),
+          {.x = DType::kI8, .weight = DType::kI8});
+}
+
 TEST(unknown_ops_and_versions_are_unsupported) {
   Refused(ENGINERY_UNSUPPORTED_OP, "no op \"softcap\" of version 1",
           [](Program& p) { Find(p, "silu_mul").op = "softcap"; });
-  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 3",
-          [](Program& p) { Find(p, "linear").version = 3; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 4",
+          [](Program& p) { Find(p, "linear").version = 4; });
   Refused(ENGINERY_UNSUPPORTED_OP, "attribute \"beta\" is not known",
           [](Program& p) { Find(p, "rms_norm").attributes["beta"] = 1.0; });
 }

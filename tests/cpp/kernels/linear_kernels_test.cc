@@ -101,10 +101,20 @@ void Expect(Case& c, const std::vector<double>& x, const std::vector<double>& w)
   }
 }
 
-enum class Scheme { kF32F32, kBf16Bf16, kI8I8, kF32I8, kBf16I8, kI8I4, kBf16E4M3, kBf16I4 };
+enum class Scheme {
+  kF32F32,
+  kBf16Bf16,
+  kI8I8,
+  kF32I8,
+  kBf16I8,
+  kI8I4,
+  kBf16E4M3,
+  kBf16I4,
+  kE4M3I4
+};
 constexpr Scheme kSchemes[] = {Scheme::kF32F32,   Scheme::kBf16Bf16, Scheme::kI8I8,
                                Scheme::kF32I8,    Scheme::kBf16I8,   Scheme::kI8I4,
-                               Scheme::kBf16E4M3, Scheme::kBf16I4};
+                               Scheme::kBf16E4M3, Scheme::kBf16I4,   Scheme::kE4M3I4};
 
 // With `group` for each scale of i4; 0 takes one by n and k, so that all cases together try all.
 Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilogue,
@@ -143,16 +153,22 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
     c.kernel = &Kernels::linear_bf16_e4m3;
     c.weight = Pack(codes, n, k, 2);
     for (const uint8_t code : codes) w.push_back(static_cast<double>(FromE4M3(code)));
-  } else if (scheme == Scheme::kBf16I4) {
+  } else if (scheme == Scheme::kBf16I4 || scheme == Scheme::kE4M3I4) {
+    const bool is_e4m3 = scheme == Scheme::kE4M3I4;
     const GroupedWeight weight = RandomGroupedWeight(n, k, c.group, seed + 5);
-    const std::vector<float> scales = RandomFloats(n * weight.num_groups, seed + 7, 0.1f);
-    c.kernel = &Kernels::linear_bf16_i4;
+    std::vector<float> scales =
+        RandomFloats(n * weight.num_groups, seed + 7, is_e4m3 ? 64.0f : 0.1f);
+    if (is_e4m3) {  // products that are subnormal numbers, and some beyond the largest
+      for (size_t i = 0; i < scales.size(); i += 3) scales[i] *= i % 2 == 0 ? 0x1p-14f : 2.0f;
+    }
+    c.kernel = is_e4m3 ? &Kernels::linear_e4m3_i4 : &Kernels::linear_bf16_i4;
     c.weight = PackI4(weight.codes, n, k);
     c.block_scales = Pack(scales, n, weight.num_groups, 1);
     for (int64_t i = 0; i < n * k; ++i) {
       const auto group = static_cast<size_t>(i / k * weight.num_groups + i % k / c.group);
       const float value = static_cast<float>(weight.codes[static_cast<size_t>(i)]) * scales[group];
-      w.push_back(static_cast<double>(FromBf16(ToBf16(value))));
+      const float rounded = is_e4m3 ? FromE4M3(ToE4M3(value)) : FromBf16(ToBf16(value));
+      w.push_back(static_cast<double>(rounded));
     }
   } else if (scheme == Scheme::kI8I4) {
     const GroupedWeight weight = RandomGroupedWeight(n, k, c.group, seed + 5);
@@ -227,7 +243,8 @@ TEST(a_row_alone_is_the_same_row) {
     for (const Scheme scheme : kSchemes) {
       for (const auto& [k, group] : {std::pair(63, 128), std::pair(896, 128), std::pair(896, 64),
                                      std::pair(896, 32), std::pair(63, 32)}) {
-        const bool has_groups = scheme == Scheme::kI8I4 || scheme == Scheme::kBf16I4;
+        const bool has_groups =
+            scheme == Scheme::kI8I4 || scheme == Scheme::kBf16I4 || scheme == Scheme::kE4M3I4;
         if (!has_groups && group != kWeightGroups[0]) continue;
         const Case c = MakeCase(scheme, 33, 111, k, true, group);
         const std::vector<float> whole = c.Run(*kernels);

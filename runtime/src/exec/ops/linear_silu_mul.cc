@@ -17,8 +17,8 @@ namespace {
 // Floats of gate, and of up, that a thread holds at most: together a quarter of an L2 cache of
 // 2 MiB.
 constexpr int64_t kPieceFloats = 64 * 1024;
-constexpr int64_t kPiecePanels = 4;  // and whole register tiles of them at least
-static_assert(ProductTasks::kMaxRows * kPiecePanels * kPanelChannels <= kPieceFloats);
+constexpr int64_t kMaxPanelsAtOnce = 4;  // of any kernels: a piece has multiples of theirs
+static_assert(ProductTasks::kMaxRows * kMaxPanelsAtOnce * kPanelChannels <= kPieceFloats);
 
 class LinearSiluMul final : public Op {
  public:
@@ -36,8 +36,8 @@ class LinearSiluMul final : public Op {
     context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
       const ProductTask task = tasks[index];
       if (gated != nullptr) return RunGated(context, task, gated, thread);
-      const int64_t panels =
-          kPieceFloats / task.num_rows / kPanelChannels / kPiecePanels * kPiecePanels;
+      const int64_t at_once = context.kernels.panels_at_once;
+      const int64_t panels = kPieceFloats / task.num_rows / kPanelChannels / at_once * at_once;
       for (int64_t p = task.panel_begin; p < task.panel_end; p += panels) {
         RunPiece(context, task, p, std::min(p + panels, task.panel_end), thread);
       }

@@ -10,8 +10,9 @@
 namespace enginery {
 namespace {
 
-// What a product of these dtypes runs.
+// What a product of these dtypes runs, in a version of `linear`.
 struct Scheme {
+  uint32_t version;
   DType x, weight;
   Layout layout;
   int64_t group;  // of the layout
@@ -25,30 +26,38 @@ struct Scheme {
 };
 
 constexpr std::array kSchemes = {
-    Scheme{DType::kF32, DType::kF32, Layout::kN16K1, 1, &Kernels::linear_f32_f32},
-    Scheme{DType::kBF16, DType::kBF16, Layout::kN16K2, 2, &Kernels::linear_bf16_bf16,
+    Scheme{1, DType::kF32, DType::kF32, Layout::kN16K1, 1, &Kernels::linear_f32_f32},
+    Scheme{1, DType::kBF16, DType::kBF16, Layout::kN16K2, 2, &Kernels::linear_bf16_bf16,
            &Kernels::gated_bf16_bf16},
-    Scheme{DType::kI8, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_i8_i8,
+    Scheme{1, DType::kI8, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_i8_i8,
            &Kernels::gated_i8_i8},
-    Scheme{DType::kF32, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_f32_i8},
-    Scheme{DType::kBF16, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_bf16_i8},
-    Scheme{DType::kI8, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_i8_i4},
-    Scheme{DType::kBF16, DType::kF8E4M3, Layout::kN16K2, 2, &Kernels::linear_bf16_e4m3},
-    Scheme{DType::kBF16, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_bf16_i4},
+    Scheme{1, DType::kF32, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_f32_i8},
+    Scheme{1, DType::kBF16, DType::kI8, Layout::kN16K4, 4, &Kernels::linear_bf16_i8},
+    Scheme{2, DType::kI8, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_i8_i4},
+    Scheme{1, DType::kBF16, DType::kF8E4M3, Layout::kN16K2, 2, &Kernels::linear_bf16_e4m3},
+    Scheme{2, DType::kBF16, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_bf16_i4},
+    Scheme{3, DType::kBF16, DType::kI4, Layout::kN16K8, 8, &Kernels::linear_e4m3_i4},
 };
 
 // Beyond this many columns the i32 sums of 128 * 127 could overflow.
 constexpr int64_t kMaxQuantizedColumns = 131072;
 
-constexpr int64_t kPanelsPerGroup = 4;  // what kernels take at once
+constexpr int64_t kPanelsPerGroup = 4;  // a task has whole groups of them
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Tensor& weight) {
+  bool is_known = false;
   for (const Scheme& scheme : kSchemes) {
-    if (scheme.x == x.dtype && scheme.weight == weight.dtype && scheme.layout == weight.layout) {
-      return scheme;
+    if (scheme.x != x.dtype || scheme.weight != weight.dtype || scheme.layout != weight.layout) {
+      continue;
     }
+    if (scheme.version == step.step().version) return scheme;
+    is_known = true;
+  }
+  if (is_known) {
+    step.ThrowInvalid(
+        "version 2 is for weights of i4, 3 for those beside x of bf16, 1 for all others");
   }
   step.ThrowUnsupported(StrCat("x of ", Name(x.dtype), " with weight ", Quoted(weight.name), " of ",
                                Name(weight.dtype), " in ", Name(weight.layout),
@@ -86,7 +95,7 @@ void ReadGroupScales(const StepReader& step, size_t input, DType dtype, LinearAr
 }  // namespace
 
 Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
-  const bool has_groups = step.step().version == 2;
+  const bool has_groups = step.step().version != 1;
   step.Expect(has_groups ? 6 : 5, 1, {"accumulate"});
   const ValueOperand x = step.input(0, {DType::kF32, DType::kBF16, DType::kI8});
   const Tensor& weight = step.tensor(1);
@@ -115,9 +124,6 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
     }
   }
   if (step.has_input(4)) args.column_sums = step.i32_vector(4, y.columns);
-  if (has_groups != (weight.dtype == DType::kI4)) {
-    step.ThrowInvalid("version 2 is for weights of i4, version 1 for all others");
-  }
   if (has_groups) {
     ReadGroupScales(step, 5, x.dtype == DType::kI8 ? DType::kI8 : DType::kF32, args);
   }
