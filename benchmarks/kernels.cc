@@ -150,7 +150,8 @@ void Measure(const Kernels& kernels, const Scheme& scheme, const Shape& shape) {
   std::printf("  stream:");
   for (const int64_t rows : kStreamRows) {
     const double seconds = Product(scheme, rows, channels, shape.k).Seconds(kernels.*scheme.kernel);
-    std::printf("  %ld: %.1f", static_cast<long>(rows), static_cast<double>(bytes) / seconds * 1e-9);
+    std::printf("  %ld: %.1f", static_cast<long>(rows),
+                static_cast<double>(bytes) / seconds * 1e-9);
   }
   std::printf("\n");
   std::fflush(stdout);
