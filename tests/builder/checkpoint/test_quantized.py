@@ -225,14 +225,14 @@ def test_fp8_products_take_the_second_scale_of_their_weights(model: Path) -> Non
     change_tensors(model, **{name: (np.ones(2, np.float32), "F32")})
     with pytest.raises(CheckpointError, match=rf"{name}: has shape \[2\]"):
         plan(model)
-    change_tensors(model, **{name: (np.float32([-1]), "F32")})
+    change_tensors(model, **{name: (np.array([-1], np.float32), "F32")})
     with pytest.raises(CheckpointError, match=rf"{name}: is -1.0; a finite number above zero"):
         build(plan(model, output=model / "engine"))
     # As small as its reciprocal allows: scales of groups are no longer numbers in its units.
     change_tensors(
         model,
         **{
-            name: (np.float32([2e-38]), "F32"),
+            name: (np.array([2e-38], np.float32), "F32"),
             f"{LAYER}mlp.up_proj.weight_scale": (np.full((256, 1), 10, np.float32), "F32"),
         },
     )
