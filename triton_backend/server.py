@@ -350,7 +350,9 @@ def _stubs(pid: int) -> dict[int, str]:
 
 def _model_of(stub: str) -> str:
     """The name of the model whose code a process runs: NAME/VERSION/model.py is its argument."""
-    arguments = Path(f"/proc/{stub}/cmdline").read_text().split("\0")
+    arguments: list[str] = []
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        arguments = Path(f"/proc/{stub}/cmdline").read_text().split("\0")
     paths = [Path(each) for each in arguments if each.endswith("/model.py")]
     return paths[0].parent.parent.name if paths else f"of process {stub}"
 
