@@ -82,7 +82,11 @@ class OpenStream:
 
     def close(self) -> None:
         """Closes the stream and cancels what runs on it."""
+        requests = self._client._stream._request_queue
         self._client.stop_stream(cancel_requests=True)
+        # tritonclient tells its thread that sends requests only when nothing is cancelled: each
+        # cancelled stream would keep one until the process ends.
+        requests.put(None)
         self._client.close()
 
     def __enter__(self) -> Self:
