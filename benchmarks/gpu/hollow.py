@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from unittest import mock
 
 from benchmarks.random_checkpoint import SHAPES, tensor_shapes
@@ -114,9 +114,9 @@ def build_hollow(engine: HollowEngine, work: Path, output: Path, cache: Path) ->
         build(planned)
 
 
-def _write_section_or_hole(file: BinaryIO, section: container.Section) -> bytes:
+def _write_section_or_hole(file: container.LargePieces, section: container.Section) -> bytes:
     if section.name == "weights":
-        file.seek(section.num_bytes, 1)
+        file.skip(section.num_bytes)
         return bytes(32)
     digest = hashlib.sha256()
     for chunk in section.chunks():

@@ -74,7 +74,7 @@ def write_container(path: Path, header: Header, sections: list[Section]) -> None
     position = head_bytes
     table = b""
     with path.open("xb", buffering=0) as file:
-        pieces = _LargePieces(file)
+        pieces = LargePieces(file)
         pieces.write(bytes(head_bytes))
         for section in sections:
             offset = -(-position // section.alignment) * section.alignment
@@ -99,7 +99,7 @@ def write_container(path: Path, header: Header, sections: list[Section]) -> None
         os.fsync(file.fileno())
 
 
-class _LargePieces:
+class LargePieces:
     """Gathers what is written and hands it on in pieces of `WRITE_BYTES`, from the position on."""
 
     def __init__(self, file: io.FileIO) -> None:
@@ -108,6 +108,7 @@ class _LargePieces:
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
+        """Takes the bytes of `data`."""
         view = memoryview(data).cast("B")
         while len(view) > 0:
             size = min(len(view), WRITE_BYTES - self._size)
@@ -117,7 +118,13 @@ class _LargePieces:
             if self._size == WRITE_BYTES:
                 self.flush()
 
+    def skip(self, num_bytes: int) -> None:
+        """Leaves a hole, which takes no room and reads as zeros."""
+        self.flush()
+        self._file.seek(num_bytes, io.SEEK_CUR)
+
     def flush(self) -> None:
+        """Hands on what is left."""
         with memoryview(self._buffer) as buffer:
             begin = 0
             while begin < self._size:
@@ -125,7 +132,7 @@ class _LargePieces:
         self._size = 0
 
 
-def _write_section(file: _LargePieces, section: Section) -> bytes:
+def _write_section(file: LargePieces, section: Section) -> bytes:
     digest = hashlib.sha256()
     written = 0
     for chunk in section.chunks():

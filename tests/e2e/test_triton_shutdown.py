@@ -230,7 +230,7 @@ def test_death_of_one_model_of_several_is_told(backend: str, model: str, engine:
                 with pytest.raises(Failed):
                     stream.until_last()
         assert status == 1
-        assert f"enginery serve: error: the process that runs the model {model} died\n" in said
+        assert f"enginery serve: error: the process that runs the model {model} died" in said
         running.assert_nothing_left()
 
 

@@ -179,6 +179,7 @@ def test_soak(backend: str, tmp_path: Path, pytestconfig: pytest.Config) -> None
             stops.set()
             for client in clients:
                 client.join()
+            print(server.log_tail())  # of a failure, or of a server that has ended
         curve = [each >> 20 for each in record.memory]
         print(f"{backend}: {dict(total(clients))}; MiB: {curve}")
         assert [client.problem for client in clients if client.problem is not None] == []
