@@ -58,7 +58,7 @@ def server(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 
 
 def reloadable(engine: Path, folder: Path, backend: str) -> TritonServer:
-    model = ModelOptions(str(engine), runtime=RuntimeOptions(kv_cache_bytes=1 << 28))
+    model = ModelOptions(str(engine), runtime=RuntimeOptions(kv_cache_bytes=1 << 30))
     options = NativeOptions(model) if backend == "native" else model
     ports = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, can_reload=True)
     return TritonServer(write_repository(folder, options, MODEL), ports)

@@ -154,7 +154,7 @@ def total(clients: list[Client]) -> collections.Counter[str]:
 def test_soak(backend: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     engine = build_lasting_engine(tmp_path)
     runtime = RuntimeOptions(
-        kv_cache_bytes=1 << 28,
+        kv_cache_bytes=1 << 30,
         max_batch_size=MAX_BATCH_SIZE,
         max_queue_size=MAX_QUEUE_SIZE,
         policy="MAX_UTILIZATION",
@@ -165,6 +165,9 @@ def test_soak(backend: str, tmp_path: Path, pytestconfig: pytest.Config) -> None
     record = Record(pytestconfig.getoption("soak_record"), backend)
     with TritonServer(repository, FREE_PORTS) as server:
         (expected,) = grpc_stream(server, CHECK)
+        with GrpcStream(server) as stream:  # what clients leave is a stream indeed
+            stream.submit({**LASTING, "stream": True})
+            assert stream.next()["output_ids"]
         wait_until(lambda: num_active(server) == 0, "nothing in flight before")
         free = num_free_blocks(server)
         stops = threading.Event()

@@ -80,10 +80,10 @@ class OpenStream:
         self._responses: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._client.start_stream(lambda result, error: self._responses.put((result, error)))
 
-    def close(self) -> None:
-        """Closes the stream and cancels what runs on it."""
+    def close(self, *, cancels: bool = True) -> None:
+        """Closes the stream; what runs on it is cancelled, or else waited for."""
         requests = self._client._stream._request_queue
-        self._client.stop_stream(cancel_requests=True)
+        self._client.stop_stream(cancel_requests=cancels)
         # tritonclient tells its thread that sends requests only when nothing is cancelled: each
         # cancelled stream would keep one until the process ends.
         requests.put(None)
@@ -144,9 +144,15 @@ def tensors(inputs: Mapping[str, Any]) -> list[Any]:
 
 def grpc_stream(server: TritonServer, inputs: Mapping[str, Any]) -> list[Response]:
     """The responses to a request on a stream of its own."""
-    with GrpcStream(server) as stream:
+    stream = GrpcStream(server)
+    is_whole = False
+    try:
         stream.submit(inputs)
-        return stream.until_last(int(inputs.get("num_return_sequences", 1)))
+        responses = stream.until_last(int(inputs.get("num_return_sequences", 1)))
+        is_whole = "error" not in responses[-1]
+        return responses
+    finally:
+        stream.close(cancels=not is_whole)
 
 
 def assert_timeouts_end_a_request(server: TritonServer) -> None:

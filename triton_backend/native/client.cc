@@ -70,7 +70,7 @@ class Client::Response {
   Response& operator=(const Response&) = delete;
 
   TRITONBACKEND_Response* get() const { return raw_; }
-  // Takes the error.
+  // `error` may be NULL, and stays the caller's.
   TRITONSERVER_Error* Send(uint32_t flags, TRITONSERVER_Error* error) {
     return TRITONBACKEND_ResponseSend(std::exchange(raw_, nullptr), flags, error);
   }
@@ -163,12 +163,12 @@ void Client::AddOutput(TRITONBACKEND_Response* response, const OutputTensor& ten
 
 void Client::SendError(enginery_status status, std::string_view message, bool is_final) {
   const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
-  TRITONSERVER_Error* const reason = triton::ToTriton(status, message);
+  const std::unique_ptr<TRITONSERVER_Error, decltype(&TRITONSERVER_ErrorDelete)> reason(
+      triton::ToTriton(status, message), TRITONSERVER_ErrorDelete);
   try {
     Response response(factory_);
-    LogError(response.Send(flags, reason), "sending an error");
+    LogError(response.Send(flags, reason.get()), "sending an error");
   } catch (const Error& error) {
-    TRITONSERVER_ErrorDelete(reason);
     if (is_final) {
       LogError(TRITONBACKEND_ResponseFactorySendFlags(factory_, flags), "ending a request");
     }

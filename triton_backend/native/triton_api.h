@@ -187,7 +187,7 @@ TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, voi
                                                uint64_t buffer_bytes,
                                                TRITONSERVER_MemoryType* memory_type,
                                                int64_t* memory_type_id);
-// Takes the response, and the error when it is not NULL.
+// Takes the response. The error, which may be NULL, stays the caller's.
 TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response, uint32_t flags,
                                                TRITONSERVER_Error* error);
 

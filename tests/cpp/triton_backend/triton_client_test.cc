@@ -21,6 +21,7 @@ struct {
   bool is_cancelled = false;
   bool has_factory = false;
   int num_responses = 0;  // made and neither sent nor deleted
+  int num_errors = 0;     // made and not deleted
   std::function<void()> while_sending;
 } server;
 
@@ -37,9 +38,10 @@ Opaque* Some() {
 extern "C" {
 
 TRITONSERVER_Error* TRITONSERVER_ErrorNew(TRITONSERVER_Error_Code, const char*) {
+  ++server.num_errors;
   return Some<TRITONSERVER_Error>();
 }
-void TRITONSERVER_ErrorDelete(TRITONSERVER_Error*) {}
+void TRITONSERVER_ErrorDelete(TRITONSERVER_Error*) { --server.num_errors; }
 const char* TRITONSERVER_ErrorMessage(TRITONSERVER_Error*) { return ""; }
 TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel, const char*, int, const char*) {
   return nullptr;
@@ -205,6 +207,7 @@ TEST(RequestThatIsDroppedIsTold) {
   client.reset();
   CHECK_EQ(server.calls, Calls{"error"});
   CHECK_EQ(server.num_responses, 0);
+  CHECK_EQ(server.num_errors, 0);
 }
 
 }  // namespace
