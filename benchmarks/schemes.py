@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peers.drivers.measure import memory_of
+from benchmarks.peers.run import rotated
 from benchmarks.random_checkpoint import SHAPES, write_random_checkpoint
 from enginery.bench.environment import describe_machine, describe_versions
 from enginery.runtime.engine import Engine
@@ -145,7 +146,7 @@ def _run(args: argparse.Namespace) -> int:
     lines = _lines(args)
     samples: dict[str, list[dict[str, Any]]] = {line.name: [] for line in lines}
     for index in range(args.rounds):
-        for line in (*lines[index % len(lines) :], *lines[: index % len(lines)]):
+        for line in rotated(lines, index):
             engine = args.work_dir / f"{line.name}.engine"
             command = [sys.executable, "-m", "benchmarks.schemes", "sample", str(engine)]
             for name in ("num_threads", "num_prompts", "num_decoded"):

@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.peers.drivers.measure import MEASUREMENTS
 from benchmarks.peers.limits import limits_of_machine
 from benchmarks.peers.sides import AVX2_SIDES, ROOT, SIDES, Case, Launch, checkpoint_path
 from benchmarks.peers.workload import make_workload
+
+Item = TypeVar("Item")
 
 KEY_FIELDS = ("round", "side", "shape", "precision", "num_threads", "isa", "quick")
 
@@ -57,10 +59,10 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def rotated(names: list[str], count: int) -> list[str]:
-    """The names beginning with another one each time, so that none is always first."""
-    count %= len(names)
-    return names[count:] + names[:count]
+def rotated(items: list[Item], count: int) -> list[Item]:
+    """The items beginning with another one each time, so that none is always first."""
+    count %= len(items)
+    return items[count:] + items[:count]
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

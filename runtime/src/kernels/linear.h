@@ -82,8 +82,7 @@ ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int
     return {nullptr, 0};
   }
   const int64_t first = kPanels * t / num_tiles, last = kPanels * (t + 1) / num_tiles;
-  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
-              first * panel_bytes,
+  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels + first) * panel_bytes,
           (last - first) * kLineBytes};
 }
 
