@@ -17,6 +17,7 @@ namespace {
 
 uint64_t NextTask(uint64_t state) { return state & 0xFFFFFFFFu; }
 uint64_t EndTask(uint64_t state) { return state >> 32; }
+constexpr uint64_t kWithoutFirst = 1, kWithoutLast = ~uint64_t{0} << 32;  // added to a state
 
 void Pause() {
 #if defined(__x86_64__)
@@ -131,22 +132,29 @@ void ThreadPool::Run(int64_t num_tasks, TaskFunction function, const void* body)
   }
 }
 
+int64_t ThreadPool::RunShare(int thread, int owner) {
+  // The owner from the front, others from the back: what they take over is what the owner would
+  // have come to last.
+  const bool is_own = thread == owner;
+  std::atomic<uint64_t>& share = shares_[static_cast<size_t>(owner)].state;
+  int64_t num_run = 0;
+  uint64_t state = share.load(std::memory_order_acquire);
+  while (NextTask(state) < EndTask(state)) {
+    if (!share.compare_exchange_weak(state, state + (is_own ? kWithoutFirst : kWithoutLast),
+                                     std::memory_order_acq_rel, std::memory_order_acquire)) {
+      continue;
+    }
+    const uint64_t task = is_own ? NextTask(state) : EndTask(state) - 1;
+    function_(body_, static_cast<int64_t>(task), thread);
+    ++num_run;
+    state = share.load(std::memory_order_acquire);
+  }
+  return num_run;
+}
+
 bool ThreadPool::RunTasks(int thread) {
   int64_t num_run = 0;
-  for (size_t i = 0; i < shares_.size(); ++i) {
-    std::atomic<uint64_t>& share =
-        shares_[(static_cast<size_t>(thread) + i) % shares_.size()].state;
-    uint64_t state = share.load(std::memory_order_acquire);
-    while (NextTask(state) < EndTask(state)) {
-      if (!share.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel,
-                                       std::memory_order_acquire)) {
-        continue;
-      }
-      function_(body_, static_cast<int64_t>(NextTask(state)), thread);
-      ++num_run;
-      state = share.load(std::memory_order_acquire);
-    }
-  }
+  for (int i = 0; i < num_threads(); ++i) num_run += RunShare(thread, (thread + i) % num_threads());
   // Told once per loop: until it is told, the loop cannot end and no other can begin.
   if (num_run > 0) num_done_.fetch_add(num_run, std::memory_order_release);
   return num_run > 0;
@@ -155,11 +163,15 @@ bool ThreadPool::RunTasks(int thread) {
 void ThreadPool::Work(int thread) {
   // Like the step thread's name: for whoever looks at what takes the time of a process.
   pthread_setname_np(pthread_self(), "enginery-worker");
+  // Shares are looked at when all of a loop are there: one who looks meanwhile finds its own empty
+  // and the first one's full, and has all rows in the wrong cache.
+  uint32_t last_wake = 0;
   int spins = 0;
   while (!stop_.load(std::memory_order_relaxed)) {
     const uint32_t wake = wake_.load();
-    if (RunTasks(thread)) {
-      spins = 0;
+    if (wake != last_wake) {
+      last_wake = wake;
+      if (RunTasks(thread)) spins = 0;
     } else if (++spins < kSpinsBeforeParking) {
       Pause();
     } else {

@@ -66,6 +66,8 @@ class ThreadPool {
   void Stop();
   // Runs tasks of the current loop while there are any; false when there was none.
   bool RunTasks(int thread);
+  // Runs what is left of an owner's share; how many tasks those were.
+  int64_t RunShare(int thread, int owner);
 
   // A thread's share of the tasks: its end (high half) and the next task (low half) in one word, so
   // that a thread takes a task of the loop that is current at that very moment: one that wakes late
@@ -77,7 +79,7 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> num_done_{0};
   TaskFunction function_ = nullptr;  // written before shares are, read only after a task was taken
   const void* body_ = nullptr;
-  std::atomic<uint32_t> wake_{0};  // what parked workers wait on
+  std::atomic<uint32_t> wake_{0};  // loops that were begun: what workers wait for
   // Workers that parked since the last wake-up call: who wakes them takes the count away, so that
   // one call serves them however long they take to come.
   std::atomic<int> num_parked_{0};

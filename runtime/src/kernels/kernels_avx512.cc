@@ -3,6 +3,7 @@
 #include "kernels/lanes_avx512.h"
 
 // What follows is written on the above.
+#include "kernels/linear_gated.h"
 #include "kernels/linear_i4_avx512.h"
 #include "kernels/linear_unpacked.h"
 #include "kernels/table.h"
@@ -13,6 +14,8 @@ const Kernels& Avx512Kernels() {
   static constexpr Kernels kKernels = [] {
     Kernels kernels = MakeKernels("avx512");
     kernels.panels_at_once = DotI8I8::kPanels;
+    kernels.gated_bf16_bf16 = Gated<DotBf16Bf16>;
+    kernels.gated_i8_i8 = Gated<DotI8I8>;
     kernels.linear_i8_i4 = LinearI8I4<4, kUnpackedBy<I4ToI8, DotI8I8>>;
     return kernels;
   }();

@@ -86,8 +86,19 @@ ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int
           (last - first) * kLineBytes};
 }
 
+// Where a tile's first row and channel go.
+struct TileOutput {
+  float* y;
+  int64_t pitch;  // floats from row to row
+
+  static TileOutput At(const LinearArgs& args, int64_t row, int64_t panel) {
+    return {args.y + row * args.y_pitch + panel * kPanelChannels, args.y_pitch};
+  }
+};
+
 template <class Dot, int kRows, int kPanels>
-void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch) {
+void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
+          const TileOutput& to) {
   const int64_t full_groups = args.k / Dot::kGroup;
   const int64_t tail = args.k % Dot::kGroup;
   const int64_t panel_bytes = (full_groups + (tail > 0)) * Dot::kWeightBytes;
@@ -140,11 +151,10 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch)
   }
 #pragma GCC unroll 8
   for (int p = 0; p < kPanels; ++p) {
-    const int64_t channel = (panel + p) * kPanelChannels;
-    const PanelFinish<Dot> finish(args, channel);
+    const PanelFinish<Dot> finish(args, (panel + p) * kPanelChannels);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      finish.Row(sums[r][p], args, row + r, args.y + (row + r) * args.y_pitch + channel);
+      finish.Row(sums[r][p], args, row + r, to.y + r * to.pitch + p * kPanelChannels);
     }
   }
 }
@@ -152,26 +162,35 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch)
 // The tile of num_rows (1 .. kRows) rows.
 template <class Dot, int kRows, int kPanels>
 ENGINERY_INLINE void TileOf(const LinearArgs& args, int64_t num_rows, int64_t row, int64_t panel,
-                            Prefetch prefetch) {
+                            Prefetch prefetch, const TileOutput& to) {
   if constexpr (kRows > 1) {
     if (num_rows < kRows)
-      return TileOf<Dot, kRows - 1, kPanels>(args, num_rows, row, panel, prefetch);
+      return TileOf<Dot, kRows - 1, kPanels>(args, num_rows, row, panel, prefetch, to);
   }
-  Tile<Dot, kRows, kPanels>(args, row, panel, prefetch);
+  Tile<Dot, kRows, kPanels>(args, row, panel, prefetch, to);
 }
 
-// All rows over kPanels panels, whose weights stay in the cache meanwhile. Tiles are as even as
-// they can be: seven rows are 4 + 3, not 6 + 1.
-template <class Dot, int kPanels>
-void PanelGroup(const LinearArgs& args, int64_t panel) {
+// Calls body(row, num_rows, t, num_tiles) for tiles of all rows, as even as they can be: seven rows
+// are 4 + 3, not 6 + 1.
+template <class Dot, class Body>
+ENGINERY_INLINE void ForEachRowTile(const LinearArgs& args, const Body& body) {
   const int64_t num_tiles = (args.num_rows + Dot::kMaxRows - 1) / Dot::kMaxRows;
   int64_t row = 0;
   for (int64_t t = 0; t < num_tiles; ++t) {
     const int64_t end = args.num_rows * (t + 1) / num_tiles;
-    TileOf<Dot, Dot::kMaxRows, kPanels>(args, end - row, row, panel,
-                                        PlanPrefetch<Dot, kPanels>(args, panel, t, num_tiles));
+    body(row, end - row, t, num_tiles);
     row = end;
   }
+}
+
+// All rows over kPanels panels, whose weights stay in the cache meanwhile.
+template <class Dot, int kPanels>
+void PanelGroup(const LinearArgs& args, int64_t panel) {
+  ForEachRowTile<Dot>(args, [&](int64_t row, int64_t num_rows, int64_t t, int64_t num_tiles) {
+    TileOf<Dot, Dot::kMaxRows, kPanels>(args, num_rows, row, panel,
+                                        PlanPrefetch<Dot, kPanels>(args, panel, t, num_tiles),
+                                        TileOutput::At(args, row, panel));
+  });
 }
 
 // The panels from `panel` on, kPanels at once, and what is left over at once too.
