@@ -11,7 +11,9 @@
 //
 // The KV is walked in tiles of whole blocks aligned to absolute positions; within a tile, scores
 // walk the head's dimensions in order and values walk the tokens in order, and tiles are combined
-// in order by an online softmax (Milakov and Gimelshein, 2018). A row's arithmetic does not depend
+// in order by an online softmax (Milakov and Gimelshein, 2018). A few rows at a time go through
+// scores, softmax and values, so that what lies between the three stays in L1. A row's arithmetic
+// does not depend
 // on the rows computed beside it, nor on how queries are cut into chunks: tokens that it does not
 // see have probability zero, and adding zero times a finite value changes no bit. What is not there
 // yet may be anything, so the last block is replaced by a copy that is zero past the last token.
@@ -59,26 +61,29 @@ struct AttentionRows {
   using Element = typename Operand::Element;
   int64_t tile_tokens, padded_dim, q_pitch, p_pitch;  // pitches in elements
   Element* q;                                         // [rows][q_pitch], zero past head_dim
-  float* scores;                                      // [rows][tile_tokens]
-  Element* p;          // [rows][p_pitch], probabilities; zero past the tile's tokens
   float* sums;         // [rows][padded_dim], of values weighted by probabilities
   float* max;          // [rows]
   float* denominator;  // [rows]
-  Element* block;      // K or V of one block: what is widened, or has to end in zeros
+  Element* copies;     // K and V of a tile: what is widened, or has to end in zeros
+  // Of the rows from first_row on, as many as there are at once.
+  int64_t first_row = 0;
+  float* scores;  // [rows][tile_tokens]
+  Element* p;     // [rows][p_pitch], probabilities; zero past the tile's tokens
 
-  AttentionRows(const AttentionArgs& args, int64_t num_rows)
+  AttentionRows(const AttentionArgs& args, int64_t num_rows, int64_t rows_at_once)
       : tile_tokens(AttentionTileTokens(args.tokens_per_block)),
         padded_dim(PaddedHeadDim(args.head_dim)),
         q_pitch(PaddedKeyDim(args.head_dim)),
         p_pitch(tile_tokens + kKeyPadding) {
     const int64_t rows = (num_rows + 15) / 16 * 16;
+    const int64_t at_once = rows_at_once < rows ? rows_at_once : rows;
     scores = args.scratch;
-    sums = scores + rows * tile_tokens;
+    sums = scores + at_once * tile_tokens;
     max = sums + rows * padded_dim;
     denominator = max + rows;
     q = reinterpret_cast<Element*>(denominator + rows);
     p = q + rows * q_pitch;
-    block = p + rows * p_pitch;
+    copies = p + at_once * p_pitch;
     for (int64_t r = 0; r < rows; ++r) {
       max[r] = -__builtin_inff();
       denominator[r] = 0.0f;
@@ -88,7 +93,7 @@ struct AttentionRows {
     };
     clear(sums, rows * padded_dim, sizeof(float));
     clear(q, rows * q_pitch, sizeof(Element));
-    clear(p, rows * p_pitch, sizeof(Element));
+    clear(p, at_once * p_pitch, sizeof(Element));
     for (int64_t r = 0; r < num_rows; ++r) {
       const float* from =
           args.q + r / args.group_size * args.q_pitch + r % args.group_size * args.head_dim;
@@ -98,67 +103,95 @@ struct AttentionRows {
       });
     }
   }
+
+  float* scores_of(int64_t row) const { return scores + (row - first_row) * tile_tokens; }
+  Element* p_of(int64_t row) const { return p + (row - first_row) * p_pitch; }
+  float* sums_of(int64_t row) const { return sums + row * padded_dim; }
 };
 
 // K or V of one block of a tile, as operands.
 struct KvBlock {
   const std::byte* data;
-  int64_t column;  // of the tile, of its first token
+  int64_t column;          // of the tile, of its first token
+  const std::byte* ahead;  // what is read after it
+};
+struct KvBlocks {
+  const KvBlock* first;
+  int64_t count;
 };
 
-// Products of kRows rows by kVectors * 16 columns: to[r][16 v + lane] (+)= sum over groups of x
-// times weights, as in a tile of a linear.
-template <class Operand, bool kAccumulate, int kRows, int kVectors>
-ENGINERY_INLINE void AttentionTile(const std::byte* x, int64_t x_pitch, const std::byte* weights,
-                                   int64_t weights_pitch, int64_t groups, float* to,
-                                   int64_t to_pitch) {
+// Rows of x by the columns of blocks that follow each other.
+struct BlockProduct {
+  const std::byte* x;      // of row 0 and column 0 of the tile
+  int64_t x_pitch;         // bytes from row to row
+  int64_t x_column_bytes;  // of x from column to column of the tile; 0: the same x for all blocks
+  KvBlocks blocks;
+  int64_t groups, columns;  // of each block
+  float* to;
+  int64_t to_pitch;
+};
+
+// kRows rows by kVectors * 16 columns from `column` on: to[r][16 v + lane] (+)= sum over blocks and
+// groups of x times weights, as in a tile of a linear. kFetches: what is read next comes from
+// memory meanwhile.
+template <class Operand, bool kAccumulate, bool kFetches, int kRows, int kVectors>
+ENGINERY_INLINE void AttentionTile(const BlockProduct& product, int64_t column) {
   F32 sums[kRows][kVectors];
+  float* to = product.to + column;
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      sums[r][v] = kAccumulate ? Load(to + r * to_pitch + v * kLanes) : Set1(0.0f);
+      sums[r][v] = kAccumulate ? Load(to + r * product.to_pitch + v * kLanes) : Set1(0.0f);
     }
   }
-  for (int64_t g = 0; g < groups; ++g) {
-    typename Operand::Weight w[kVectors];
+  const int64_t weights_pitch = product.columns / kLanes * Operand::kWeightBytes;
+  const int64_t offset = column / kLanes * Operand::kWeightBytes;
+  for (int64_t b = 0; b < product.blocks.count; ++b) {
+    const KvBlock& block = product.blocks.first[b];
+    const std::byte* weights = block.data + offset;
+    const std::byte* ahead = block.ahead + offset;
+    const std::byte* x = product.x + block.column * product.x_column_bytes;
+    for (int64_t g = 0; g < product.groups; ++g) {
+      typename Operand::Weight w[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) w[v] = Operand::Load(weights + v * Operand::kWeightBytes);
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (kFetches) __builtin_prefetch(ahead + v * Operand::kWeightBytes);
+        w[v] = Operand::Load(weights + v * Operand::kWeightBytes);
+      }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const typename Operand::Input input = Operand::Broadcast(x + r * x_pitch);
+      for (int r = 0; r < kRows; ++r) {
+        const typename Operand::Input input = Operand::Broadcast(x + r * product.x_pitch);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) Operand::Accumulate(sums[r][v], w[v], input);
+        for (int v = 0; v < kVectors; ++v) Operand::Accumulate(sums[r][v], w[v], input);
+      }
+      weights += weights_pitch;
+      ahead += weights_pitch;
+      x += Operand::kInputBytes;
     }
-    weights += weights_pitch;
-    x += Operand::kInputBytes;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) Store(to + r * to_pitch + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) Store(to + r * product.to_pitch + v * kLanes, sums[r][v]);
   }
 }
 
 // num_rows (1 .. kRows) rows by all columns, a multiple of 16.
-template <class Operand, bool kAccumulate, int kRows, int kVectors>
-void AttentionProduct(int64_t num_rows, int64_t columns, const std::byte* x, int64_t x_pitch,
-                      const std::byte* weights, int64_t groups, float* to, int64_t to_pitch) {
+template <class Operand, bool kAccumulate, bool kFetches, int kRows, int kVectors>
+void AttentionProduct(int64_t num_rows, const BlockProduct& product) {
   if constexpr (kRows > 1) {
     if (num_rows < kRows) {
-      return AttentionProduct<Operand, kAccumulate, kRows - 1, kVectors>(
-          num_rows, columns, x, x_pitch, weights, groups, to, to_pitch);
+      return AttentionProduct<Operand, kAccumulate, kFetches, kRows - 1, kVectors>(num_rows,
+                                                                                   product);
     }
   }
-  const int64_t pitch = columns * Operand::kWeightBytes / kLanes;
   int64_t c = 0;
-  for (; c + kVectors * kLanes <= columns; c += kVectors * kLanes) {
-    AttentionTile<Operand, kAccumulate, kRows, kVectors>(
-        x, x_pitch, weights + c / kLanes * Operand::kWeightBytes, pitch, groups, to + c, to_pitch);
+  for (; c + kVectors * kLanes <= product.columns; c += kVectors * kLanes) {
+    AttentionTile<Operand, kAccumulate, kFetches, kRows, kVectors>(product, c);
   }
-  for (; c < columns; c += kLanes) {
-    AttentionTile<Operand, kAccumulate, kRows, 1>(
-        x, x_pitch, weights + c / kLanes * Operand::kWeightBytes, pitch, groups, to + c, to_pitch);
+  for (; c < product.columns; c += kLanes) {
+    AttentionTile<Operand, kAccumulate, kFetches, kRows, 1>(product, c);
   }
 }
 
@@ -180,29 +213,50 @@ template <class CacheType>
 struct VectorProducts {
   using Cache = CacheType;
   using Operand = typename Cache::Operand;
+  static constexpr int64_t kRowsAtOnce = kAttentionRows;
   // Whether V is always read from a copy with whole tiles of tokens.
   static bool NeedsCopy(const AttentionArgs&) { return false; }
   static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
-                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
-    constexpr int64_t kElement = sizeof(typename Operand::Element);
-    ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
-      AttentionProduct<Operand, false, kScoreRows, kScoreVectors>(
-          count, args.tokens_per_block,
-          reinterpret_cast<const std::byte*>(rows.q + row * rows.q_pitch), rows.q_pitch * kElement,
-          block.data, (args.head_dim + Operand::kGroup - 1) / Operand::kGroup,
-          rows.scores + row * rows.tile_tokens + block.column, rows.tile_tokens);
-    });
+                     int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
+    const auto product = Fetches(args)
+                             ? AttentionProduct<Operand, false, true, kScoreRows, kScoreVectors>
+                             : AttentionProduct<Operand, false, false, kScoreRows, kScoreVectors>;
+    for (int64_t b = 0; b < blocks.count; ++b) {
+      const KvBlock& block = blocks.first[b];
+      ForEachTile(row_begin, row_end, kScoreRows, [&](int64_t row, int64_t count) {
+        product(count, {.x = reinterpret_cast<const std::byte*>(rows.q + row * rows.q_pitch),
+                        .x_pitch = rows.q_pitch * kElement,
+                        .x_column_bytes = 0,
+                        .blocks = {&block, 1},
+                        .groups = (args.head_dim + Operand::kGroup - 1) / Operand::kGroup,
+                        .columns = args.tokens_per_block,
+                        .to = rows.scores_of(row) + block.column,
+                        .to_pitch = rows.tile_tokens});
+      });
+    }
   }
   static void Values(const AttentionArgs& args, const AttentionRows<Operand>& rows,
-                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
-    constexpr int64_t kElement = sizeof(typename Operand::Element);
+                     int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
+    const auto product = Fetches(args)
+                             ? AttentionProduct<Operand, true, true, kValueRows, kValueVectors>
+                             : AttentionProduct<Operand, true, false, kValueRows, kValueVectors>;
     ForEachTile(row_begin, row_end, kValueRows, [&](int64_t row, int64_t count) {
-      AttentionProduct<Operand, true, kValueRows, kValueVectors>(
-          count, rows.padded_dim,
-          reinterpret_cast<const std::byte*>(rows.p + row * rows.p_pitch + block.column),
-          rows.p_pitch * kElement, block.data, args.tokens_per_block / Operand::kGroup,
-          rows.sums + row * rows.padded_dim, rows.padded_dim);
+      product(count, {.x = reinterpret_cast<const std::byte*>(rows.p_of(row)),
+                      .x_pitch = rows.p_pitch * kElement,
+                      .x_column_bytes = kElement,
+                      .blocks = blocks,
+                      .groups = args.tokens_per_block / Operand::kGroup,
+                      .columns = rows.padded_dim,
+                      .to = rows.sums_of(row),
+                      .to_pitch = rows.padded_dim});
     });
+  }
+
+ private:
+  static constexpr int64_t kElement = sizeof(typename Operand::Element);
+  // The rows of a decoding sequence multiply faster than the cache is read.
+  static bool Fetches(const AttentionArgs& args) {
+    return Cache::kIsOperand && args.num_queries * args.group_size <= kScoreRows;
   }
 };
 
@@ -211,7 +265,7 @@ struct VectorProducts {
 template <class Operand>
 ENGINERY_INLINE float RaiseMax(const AttentionRows<Operand>& rows, int64_t row, int64_t begin,
                                int64_t end) {
-  float* scores = rows.scores + row * rows.tile_tokens;
+  float* scores = rows.scores_of(row);
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
   for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
   for (int64_t t = end; t < seen; ++t) scores[t] = -__builtin_inff();
@@ -229,8 +283,8 @@ ENGINERY_INLINE float RaiseMax(const AttentionRows<Operand>& rows, int64_t row, 
 template <class Operand>
 ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row, int64_t columns,
                                 int64_t end, float old_max, float factor) {
-  const float* scores = rows.scores + row * rows.tile_tokens;
-  typename Operand::Element* p = rows.p + row * rows.p_pitch;
+  const float* scores = rows.scores_of(row);
+  typename Operand::Element* p = rows.p_of(row);
   const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
   const float max = rows.max[row];
   const F32 shift = Set1(-max * factor);
@@ -249,7 +303,7 @@ ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row,
     float lanes[kLanes];
     Store(lanes, Exp2(Set1((old_max - max) * factor)));
     correction = lanes[0];
-    float* sums = rows.sums + row * rows.padded_dim;
+    float* sums = rows.sums_of(row);
     for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
       Store(sums + d, Mul(Load(sums + d), Set1(correction)));
     }
@@ -260,62 +314,107 @@ ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row,
 constexpr int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// [pair rows][columns][2] of the cache as operands.
+// [pair rows][columns][2] of the cache as operands. What is read next comes meanwhile.
 template <class Cache>
-void WidenPairs(const std::byte* from, int64_t pair_rows, int64_t columns,
+void WidenPairs(const std::byte* from, const std::byte* ahead, int64_t pair_rows, int64_t columns,
                 typename Cache::Operand::Element* to) {
   for (int64_t r = 0; r < pair_rows; ++r) {
     for (int64_t c = 0; c < columns; c += kLanes) {
+      __builtin_prefetch(ahead);
       Cache::Operand::StorePairs(to, r, c, columns, Cache::LoadPairs(from));
       from += kLanes * Cache::kPairBytes;
+      ahead += kLanes * Cache::kPairBytes;
     }
   }
 }
 
-// The K of a block; tokens that are not there yet are anything.
+// The K of a block, widened to `copy` where need be; tokens that are not there yet are anything.
 template <class Cache>
-const std::byte* ReadKeys(const AttentionArgs& args,
-                          const AttentionRows<typename Cache::Operand>& rows, const std::byte* k) {
+const std::byte* ReadKeys(const AttentionArgs& args, const std::byte* k, const std::byte* ahead,
+                          typename Cache::Operand::Element* copy) {
   if constexpr (Cache::kIsOperand) {
     return k;
   } else {
-    WidenPairs<Cache>(k, PaddedKeyDim(args.head_dim) / 2, args.tokens_per_block, rows.block);
-    return reinterpret_cast<const std::byte*>(rows.block);
+    WidenPairs<Cache>(k, ahead, PaddedKeyDim(args.head_dim) / 2, args.tokens_per_block, copy);
+    return reinterpret_cast<const std::byte*>(copy);
   }
 }
 
-// The V of a block with zeros in place of its tokens from `count` on; where it need not be copied,
-// the block itself.
+// Tokens of the copy of a block's V: a whole tile of K, of which tokens_per_block may be less.
+constexpr int64_t CopiedTokens(int64_t tokens_per_block) {
+  return (tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
+}
+
+// The V of a block with zeros in place of its tokens from `count` on, in `copy`; where it need not
+// be copied, the block itself.
 template <class Products>
-const std::byte* ReadValues(const AttentionArgs& args,
-                            const AttentionRows<typename Products::Operand>& rows,
-                            const std::byte* v, int64_t count) {
+const std::byte* ReadValues(const AttentionArgs& args, const std::byte* v, const std::byte* ahead,
+                            int64_t count, typename Products::Operand::Element* copy) {
   using Cache = typename Products::Cache;
   using Operand = typename Products::Operand;
   using Element = typename Operand::Element;
+  const int64_t padded_dim = PaddedHeadDim(args.head_dim);
   const bool is_whole = count == args.tokens_per_block && !Products::NeedsCopy(args);
   if (Cache::kIsOperand && is_whole) return v;
   const auto size = [&](int64_t tokens) {
-    return static_cast<size_t>(tokens * rows.padded_dim) * sizeof(Element);
+    return static_cast<size_t>(tokens * padded_dim) * sizeof(Element);
   };
   int64_t copied = count;
   if constexpr (Cache::kIsOperand) {
     copied = (count + Operand::kGroup - 1) / Operand::kGroup * Operand::kGroup;
-    __builtin_memcpy(rows.block, v, size(copied));
+    __builtin_memcpy(copy, v, size(copied));
   } else {
     copied = (count + 1) / 2 * 2;
-    WidenPairs<Cache>(v, copied / 2, rows.padded_dim, rows.block);
+    WidenPairs<Cache>(v, ahead, copied / 2, padded_dim, copy);
   }
-  // A whole tile of K: tokens_per_block may be less.
-  const int64_t tokens = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
   if (Operand::kGroup == 1) copied = count;
-  __builtin_memset(rows.block + copied * rows.padded_dim, 0, size(tokens - copied));
+  __builtin_memset(copy + copied * padded_dim, 0,
+                   size(CopiedTokens(args.tokens_per_block) - copied));
   // The second of a pair of which only the first is there.
-  for (int64_t d = 0; copied > count && d < rows.padded_dim; ++d) {
-    rows.block[(count - 1) * rows.padded_dim + 2 * d + 1] = 0;
+  for (int64_t d = 0; copied > count && d < padded_dim; ++d) {
+    copy[(count - 1) * padded_dim + 2 * d + 1] = 0;
   }
-  return reinterpret_cast<const std::byte*>(rows.block);
+  return reinterpret_cast<const std::byte*>(copy);
 }
+
+// The blocks of one tile, `tile_begin` its first token.
+template <class Products>
+class TileBlocks {
+ public:
+  TileBlocks(const AttentionArgs& args, const AttentionRows<typename Products::Operand>& rows,
+             int64_t tile_begin, int64_t first_block, int64_t last_block, int64_t num_tokens)
+      : count_(last_block - first_block + 1) {
+    const int64_t tokens = args.tokens_per_block;
+    const auto block_at = [&](int64_t b) ENGINERY_LAMBDA_INLINE {
+      return args.kv + args.block_table[b] * args.block_bytes;
+    };
+    auto* copy = rows.copies;
+    for (int64_t b = first_block; b <= last_block; ++b) {
+      const std::byte* ahead =
+          b < last_block ? block_at(b + 1) : block_at(first_block) + args.v_offset;
+      keys_[b - first_block] = {ReadKeys<typename Products::Cache>(args, block_at(b), ahead, copy),
+                                b * tokens - tile_begin, ahead};
+      copy += PaddedKeyDim(args.head_dim) * tokens;
+    }
+    for (int64_t b = first_block; b <= last_block; ++b) {
+      const std::byte* v = block_at(b) + args.v_offset;
+      const bool is_last = (b + 1) * tokens >= num_tokens;  // of all tiles
+      const std::byte* ahead = is_last          ? v
+                               : b < last_block ? block_at(b + 1) + args.v_offset
+                                                : block_at(b + 1);
+      values_[b - first_block] = {
+          ReadValues<Products>(args, v, ahead, Smaller(num_tokens - b * tokens, tokens), copy),
+          b * tokens - tile_begin, ahead};
+      copy += CopiedTokens(tokens) * rows.padded_dim;
+    }
+  }
+  KvBlocks keys() const { return {keys_, count_}; }
+  KvBlocks values() const { return {values_, count_}; }
+
+ private:
+  int64_t count_;
+  KvBlock keys_[kMaxAttentionTileBlocks], values_[kMaxAttentionTileBlocks];
+};
 
 template <class Products>
 void Attention(const AttentionArgs& args) {
@@ -324,7 +423,7 @@ void Attention(const AttentionArgs& args) {
   const int64_t window = args.sliding_window > 0 ? args.sliding_window : INT64_MAX / 2;
   const int64_t last_position = args.first_position + args.num_queries - 1;
   const int64_t num_rows = args.num_queries * args.group_size;
-  const AttentionRows<Operand> rows(args, num_rows);
+  AttentionRows<Operand> rows(args, num_rows, Products::kRowsAtOnce);
   const int64_t tile = rows.tile_tokens;
 
   const int64_t first_tile = Larger(0, args.first_position - window + 1) / tile;
@@ -336,51 +435,46 @@ void Attention(const AttentionArgs& args) {
     const int64_t last_block =
         Smaller(tile_begin + tile - 1, last_position) / args.tokens_per_block;
     const int64_t columns = (last_block + 1) * args.tokens_per_block - tile_begin;
-    const auto block_at = [&](int64_t b) ENGINERY_LAMBDA_INLINE {
-      return args.kv + args.block_table[b] * args.block_bytes;
-    };
+    const TileBlocks<Products> blocks(args, rows, tile_begin, first_block, last_block,
+                                      last_position + 1);
 
     // Queries that see some of the tile: those at or after its begin and before its end leaves
     // their windows.
     const int64_t first_query = Larger(0, tile_begin - args.first_position);
     const int64_t end_query =
         Smaller(args.num_queries, tile_begin + tile - 1 + window - args.first_position);
-    const int64_t row_begin = first_query * args.group_size;
     const int64_t row_end = end_query * args.group_size;
-    for (int64_t b = first_block; b <= last_block; ++b) {
-      const std::byte* k = ReadKeys<typename Products::Cache>(args, rows, block_at(b));
-      Products::Scores(args, rows, row_begin, row_end, {k, b * args.tokens_per_block - tile_begin});
-    }
-    // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come, and
-    // other rows' fill the time.
     const auto end_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
       return Smaller(columns, args.first_position + row / args.group_size + 1 - tile_begin);
     };
-    constexpr int64_t kRowsAtOnce = 8;
-    for (int64_t first = row_begin; first < row_end; first += kRowsAtOnce) {
-      const int64_t count = Smaller(kRowsAtOnce, row_end - first);
-      float old_max[kRowsAtOnce];
-      for (int64_t r = 0; r < count; ++r) {
-        const int64_t position = args.first_position + (first + r) / args.group_size;
-        old_max[r] = RaiseMax(rows, first + r, Larger(0, position - window + 1 - tile_begin),
-                              end_of(first + r));
+    for (int64_t begin = first_query * args.group_size; begin < row_end;) {
+      rows.first_row = begin / Products::kRowsAtOnce * Products::kRowsAtOnce;
+      const int64_t end = Smaller(row_end, rows.first_row + Products::kRowsAtOnce);
+      Products::Scores(args, rows, begin, end, blocks.keys());
+      // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come,
+      // and other rows' fill the time.
+      constexpr int64_t kMaxima = 8;
+      for (int64_t first = begin; first < end; first += kMaxima) {
+        const int64_t count = Smaller(kMaxima, end - first);
+        float old_max[kMaxima];
+        for (int64_t r = 0; r < count; ++r) {
+          const int64_t position = args.first_position + (first + r) / args.group_size;
+          old_max[r] = RaiseMax(rows, first + r, Larger(0, position - window + 1 - tile_begin),
+                                end_of(first + r));
+        }
+        for (int64_t r = 0; r < count; ++r) {
+          SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
+        }
       }
-      for (int64_t r = 0; r < count; ++r) {
-        SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
-      }
-    }
-    for (int64_t b = first_block; b <= last_block; ++b) {
-      const int64_t count =
-          Smaller(last_position + 1 - b * args.tokens_per_block, args.tokens_per_block);
-      const std::byte* v = ReadValues<Products>(args, rows, block_at(b) + args.v_offset, count);
-      Products::Values(args, rows, row_begin, row_end, {v, b * args.tokens_per_block - tile_begin});
+      Products::Values(args, rows, begin, end, blocks.values());
+      begin = end;
     }
   }
   for (int64_t r = 0; r < num_rows; ++r) {
     float* y = args.y + r / args.group_size * args.y_pitch + r % args.group_size * args.head_dim;
     const F32 inverse = Set1(args.value_scale / rows.denominator[r]);
     for (int64_t d = 0; d < args.head_dim; d += kLanes) {
-      const F32 sums = Load(rows.sums + r * rows.padded_dim + d);
+      const F32 sums = Load(rows.sums_of(r) + d);
       StoreFirst(y + d, Smaller(kLanes, args.head_dim - d), Mul(sums, inverse));
     }
   }

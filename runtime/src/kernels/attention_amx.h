@@ -66,30 +66,35 @@ struct TileProducts {
   static bool NeedsCopy(const AttentionArgs& args) {
     return args.tokens_per_block % kKeyPadding != 0;
   }
+  static constexpr int64_t kRowsAtOnce = int64_t{1} << 32;  // all
   // Rows come in sixteens; those beside [row_begin, row_end) are computed and count for nothing.
   static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
-                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
-    for (int64_t r = row_begin / kTileRows * kTileRows; r < row_end; r += kTileRows) {
-      AttentionTileRows<false>(rows.q + r * rows.q_pitch, rows.q_pitch, block.data,
-                               args.tokens_per_block, rows.q_pitch / 32,
-                               rows.scores + r * rows.tile_tokens + block.column, rows.tile_tokens);
+                     int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
+    for (int64_t b = 0; b < blocks.count; ++b) {
+      const KvBlock& block = blocks.first[b];
+      for (int64_t r = row_begin / kTileRows * kTileRows; r < row_end; r += kTileRows) {
+        AttentionTileRows<false>(rows.q + r * rows.q_pitch, rows.q_pitch, block.data,
+                                 args.tokens_per_block, rows.q_pitch / 32,
+                                 rows.scores_of(r) + block.column, rows.tile_tokens);
+      }
     }
   }
   static void Values(const AttentionArgs& args, const AttentionRows<Operand>& rows,
-                     int64_t row_begin, int64_t row_end, const KvBlock& block) {
+                     int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
     const int64_t begin = row_begin / kTileRows * kTileRows;
-    const int64_t steps = (args.tokens_per_block + kKeyPadding - 1) / kKeyPadding;
+    const int64_t steps = CopiedTokens(args.tokens_per_block) / kKeyPadding;
     // What is left of earlier tiles in the rows beside must not be added again.
     const auto clear = [&](int64_t row) {
-      __builtin_memset(rows.p + row * rows.p_pitch, 0,
-                       static_cast<size_t>(rows.tile_tokens) * sizeof(uint16_t));
+      __builtin_memset(rows.p_of(row), 0, static_cast<size_t>(rows.tile_tokens) * sizeof(uint16_t));
     };
     for (int64_t r = begin; r < row_begin; ++r) clear(r);
     for (int64_t r = row_end; r % kTileRows != 0; ++r) clear(r);
-    for (int64_t r = begin; r < row_end; r += kTileRows) {
-      AttentionTileRows<true>(rows.p + r * rows.p_pitch + block.column, rows.p_pitch, block.data,
-                              rows.padded_dim, steps, rows.sums + r * rows.padded_dim,
-                              rows.padded_dim);
+    for (int64_t b = 0; b < blocks.count; ++b) {
+      const KvBlock& block = blocks.first[b];
+      for (int64_t r = begin; r < row_end; r += kTileRows) {
+        AttentionTileRows<true>(rows.p_of(r) + block.column, rows.p_pitch, block.data,
+                                rows.padded_dim, steps, rows.sums_of(r), rows.padded_dim);
+      }
     }
   }
 };

@@ -171,6 +171,7 @@ using DotI8I8Row = DotI8I8Tile<1, 4>;
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
 constexpr int kScoreRows = 6, kScoreVectors = 1;
 constexpr int kValueRows = 6, kValueVectors = 1;
+constexpr int64_t kAttentionRows = 24;
 
 }  // namespace
 }  // namespace enginery

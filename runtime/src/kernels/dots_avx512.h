@@ -166,7 +166,8 @@ struct OperandBf16 : DotBf16Bf16 {
 };
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
 constexpr int kScoreRows = 8, kScoreVectors = 2;
-constexpr int kValueRows = 6, kValueVectors = 4;
+constexpr int kValueRows = 8, kValueVectors = 2;
+constexpr int64_t kAttentionRows = 16;  // whose scores and probabilities stay in L1
 
 }  // namespace
 }  // namespace enginery

@@ -164,6 +164,7 @@ struct DotI8I8 {
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
 constexpr int kScoreRows = 2, kScoreVectors = 1;
 constexpr int kValueRows = 1, kValueVectors = 1;
+constexpr int64_t kAttentionRows = 16;
 
 }  // namespace
 }  // namespace enginery

@@ -115,25 +115,28 @@ inline constexpr int64_t kKeyPadding = 32;
 constexpr int64_t PaddedKeyDim(int64_t head_dim) {
   return (head_dim + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
 }
-// Tokens of a tile: softmax is corrected once per tile.
+// Tokens of a tile: softmax is corrected once per tile. A block has 16 tokens at least.
+inline constexpr int64_t kAttentionTileTokens = 128;
+inline constexpr int64_t kMaxAttentionTileBlocks = kAttentionTileTokens / 16;
 constexpr int64_t AttentionTileTokens(int64_t tokens_per_block) {
-  constexpr int64_t kTileTokens = 128;
-  return tokens_per_block >= kTileTokens ? tokens_per_block
-                                         : kTileTokens / tokens_per_block * tokens_per_block;
+  return tokens_per_block >= kAttentionTileTokens
+             ? tokens_per_block
+             : kAttentionTileTokens / tokens_per_block * tokens_per_block;
 }
 // Floats of scratch for num_rows = num_queries * group_size: scores, sums, maxima, denominators,
-// operands, and K or V of a block.
+// operands, and K and V of a tile.
 constexpr int64_t AttentionScratchFloats(int64_t num_rows, int64_t tokens_per_block,
                                          int64_t head_dim) {
   const int64_t rows = (num_rows + 15) / 16 * 16;
   const int64_t tile = AttentionTileTokens(tokens_per_block);
   return rows * (2 * tile + kKeyPadding + PaddedHeadDim(head_dim) + PaddedKeyDim(head_dim) + 2) +
-         (tokens_per_block + kKeyPadding) * PaddedKeyDim(head_dim);
+         (3 * tile + kKeyPadding) * PaddedKeyDim(head_dim);
 }
 
 struct Kernels {
-  const char* name;            // amx, avx512, avx2, portable
-  int64_t panels_at_once = 4;  // by linear kernels, of many rows
+  const char* name;             // amx, avx512, avx2, portable
+  int64_t panels_at_once = 4;   // by linear kernels, of many rows
+  int64_t min_gated_rows = 16;  // from how many on gated kernels are the faster ones
 
   // linear_<type of x>_<type of W>
   LinearKernel linear_f32_f32;    // W n16k1

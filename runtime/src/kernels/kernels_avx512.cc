@@ -14,6 +14,7 @@ const Kernels& Avx512Kernels() {
   static constexpr Kernels kKernels = [] {
     Kernels kernels = MakeKernels("avx512");
     kernels.panels_at_once = DotI8I8::kPanels;
+    kernels.min_gated_rows = 48;
     kernels.gated_bf16_bf16 = Gated<DotBf16Bf16>;
     kernels.gated_i8_i8 = Gated<DotI8I8>;
     kernels.linear_i8_i4 = LinearI8I4<4, kUnpackedBy<I4ToI8, DotI8I8>>;

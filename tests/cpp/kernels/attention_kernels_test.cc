@@ -164,43 +164,47 @@ void CheckAgainstDouble(const Cache<Format>& cache, const Shape& shape, const st
   }
 }
 
-template <class Body>
-void ForEachShape(Body body) {
-  for (const int64_t head_dim : {2, 18, 64, 128}) {
-    for (const int64_t tokens_per_block : {16, 32, 48}) {
-      for (const int64_t group_size : {1, 3, 7}) {
-        for (const int64_t window : {0, 1, 5, 32, 50}) {
-          body(head_dim, tokens_per_block, Shape{group_size, window});
-        }
+template <class Format>
+void Check(int64_t head_dim, int64_t tokens_per_block, const Shape& shape, int64_t length) {
+  const Cache<Format> cache(tokens_per_block, head_dim, length);
+  auto q = RandomFloats(length * shape.group_size * head_dim, 3, 2.0f);
+  if constexpr (!std::is_same_v<Format, AsF32>) {
+    for (float& value : q) value = FromBf16(ToBf16(value));  // so that rounding it is exact
+  }
+  const int64_t width = shape.group_size * head_dim;
+  for (const Kernels* kernels : AvailableKernels()) {
+    const std::vector<float> whole = Run(*kernels, cache, shape, q, 0, length);
+    CheckAgainstDouble(cache, shape, q, whole);
+    for (const int64_t chunk : {1, 2, 13, 32}) {
+      std::vector<float> chunked;
+      for (int64_t first = 0; first < length; first += chunk) {
+        const int64_t count = std::min(chunk, length - first);
+        const auto part = Run(*kernels, cache, shape, q, first, count);
+        chunked.insert(chunked.end(), part.begin(), part.end());
       }
+      REQUIRE_EQ(chunked.size(), static_cast<size_t>(length * width));
+      CHECK(SameBits(chunked, whole));
     }
   }
 }
 
 template <class Format>
 void CheckAll(int64_t length) {
-  ForEachShape([&](int64_t head_dim, int64_t tokens_per_block, const Shape& shape) {
-    const Cache<Format> cache(tokens_per_block, head_dim, length);
-    auto q = RandomFloats(length * shape.group_size * head_dim, 3, 2.0f);
-    if constexpr (!std::is_same_v<Format, AsF32>) {
-      for (float& value : q) value = FromBf16(ToBf16(value));  // so that rounding it is exact
-    }
-    const int64_t width = shape.group_size * head_dim;
-    for (const Kernels* kernels : AvailableKernels()) {
-      const std::vector<float> whole = Run(*kernels, cache, shape, q, 0, length);
-      CheckAgainstDouble(cache, shape, q, whole);
-      for (const int64_t chunk : {1, 2, 13, 32}) {
-        std::vector<float> chunked;
-        for (int64_t first = 0; first < length; first += chunk) {
-          const int64_t count = std::min(chunk, length - first);
-          const auto part = Run(*kernels, cache, shape, q, first, count);
-          chunked.insert(chunked.end(), part.begin(), part.end());
+  for (const int64_t head_dim : {2, 18, 64, 128}) {
+    for (const int64_t tokens_per_block : {16, 32, 48}) {
+      for (const int64_t group_size : {1, 3, 7}) {
+        for (const int64_t window : {0, 1, 5, 32, 50}) {
+          Check<Format>(head_dim, tokens_per_block, Shape{group_size, window}, length);
         }
-        REQUIRE_EQ(chunked.size(), static_cast<size_t>(length * width));
-        CHECK(SameBits(chunked, whole));
       }
     }
-  });
+  }
+  // More than one tile of tokens.
+  for (const int64_t tokens_per_block : {16, 48, 144}) {
+    for (const int64_t window : {0, 50, 140}) {
+      Check<Format>(18, tokens_per_block, Shape{3, window}, 2 * kAttentionTileTokens + 9);
+    }
+  }
 }
 
 TEST(attention_over_f32_agrees_with_double_however_it_is_chunked) { CheckAll<AsF32>(79); }

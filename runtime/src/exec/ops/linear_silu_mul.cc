@@ -56,11 +56,10 @@ class LinearSiluMul final : public Op {
   }
 
  private:
-  // For few rows memory is the limit, and the piece that they take of the scratch is small.
-  static constexpr int64_t kMinGatedRows = 16;
-
   LinearKernel GatedKernel(const StepContext& context, int64_t num_rows) const {
-    if (product_.gated_kernel == nullptr || y_.dtype == DType::kF32 || num_rows < kMinGatedRows) {
+    // For few rows memory is the limit, and the piece that they take of the scratch is small.
+    if (product_.gated_kernel == nullptr || y_.dtype == DType::kF32 ||
+        num_rows < context.kernels.min_gated_rows) {
       return nullptr;
     }
     return context.kernels.*product_.gated_kernel;
