@@ -66,7 +66,7 @@ constexpr int64_t kLineBytes = 64;
 // into L2: fetched past L1, 16 rows read a tenth less on Zen 5.
 struct Prefetch {
   const std::byte* next;    // null: own weights, kOwnBytes ahead
-  int64_t bytes_per_group;  // of k: at most two lines
+  int64_t bytes_per_group;  // of k: at most two lines; of many tiles, a part of one
   static constexpr int64_t kOwnBytes = 2048;
   static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
 };
@@ -81,9 +81,10 @@ ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int
       kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
     return {nullptr, 0};
   }
-  const int64_t first = kPanels * t / num_tiles, last = kPanels * (t + 1) / num_tiles;
-  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels + first) * panel_bytes,
-          (last - first) * kLineBytes};
+  const int64_t group_bytes = kPanels * panel_bytes;
+  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
+              group_bytes * t / num_tiles,
+          (kPanels * kLineBytes + num_tiles - 1) / num_tiles};
 }
 
 // Where a tile's first row and channel go.
