@@ -14,6 +14,7 @@ import json
 import random
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Client(threading.Thread):
     def __init__(self, server: TritonServer, seed: int, stops: threading.Event) -> None:
         super().__init__()
         self.counts: collections.Counter[str] = collections.Counter()
-        self.problem: BaseException | None = None
+        self.problem = ""
         self._server = server
         self._draw = random.Random(seed)
         self._stops = stops
@@ -85,8 +86,8 @@ class Client(threading.Thread):
                     self._next_cancel += CANCEL_PERIOD_S
                 way()
                 self.counts[way.__name__.removeprefix("_")] += 1
-        except BaseException as problem:  # reported by the test
-            self.problem = problem
+        except BaseException:  # reported by the test
+            self.problem = f"{time.strftime('%T')} {traceback.format_exc()}"
 
     def _request(self) -> tuple[dict[str, Any], int]:
         max_tokens = self._draw.choice((1, 7, 40, 150, 600))
@@ -194,11 +195,12 @@ def test_soak(backend: str, tmp_path: Path, pytestconfig: pytest.Config) -> None
             print(server.log_tail())  # of a failure, or of a server that has ended
         curve = [each >> 20 for each in record.memory]
         print(f"{backend}: {dict(total(clients))}; MiB: {curve}")
-        assert [client.problem for client in clients if client.problem is not None] == []
         assert total(clients)["answered"] > 0
         wait_until(lambda: num_active(server) == 0, "nothing in flight after")
         wait_until(lambda: num_free_blocks(server) == free, "all blocks free again")
         assert grpc_stream(server, CHECK)[0]["output_ids"] == expected["output_ids"]
+        problems = [client.problem for client in clients if client.problem]
+        assert not problems, "\n".join(problems)
         warm = record.memory[int(len(record.memory) * WARM_UP) :]
         half = len(warm) // 2
         assert max(warm[half:]) < MAX_GROWTH * max(warm[:half]), curve

@@ -126,7 +126,7 @@ def test_stream(server: TritonServer, llm: LLM) -> None:
     request = {**REQUEST, **DRAWN, "stream": True, "max_tokens": 600, "end_id": -1}
     params = SamplingParams(**DRAWN, max_tokens=600, ignore_eos=True)
     responses = ask(server, request)
-    assert len(responses) > 10
+    assert len(responses) > 1  # tokens that wait for Python come together
     assert "".join(texts(responses)) == expected(llm, params=params).text
 
 
