@@ -123,10 +123,10 @@ def test_text(server: TritonServer, llm: LLM) -> None:
 
 def test_stream(server: TritonServer, llm: LLM) -> None:
     """Of a model that speaks in broken characters as well as whole ones."""
-    request = {**REQUEST, **DRAWN, "stream": True, "max_tokens": 600, "end_id": -1}
-    params = SamplingParams(**DRAWN, max_tokens=600, ignore_eos=True)
+    request = {**REQUEST, **DRAWN, "stream": True, "max_tokens": 6000, "end_id": -1}
+    params = SamplingParams(**DRAWN, max_tokens=6000, ignore_eos=True)
     responses = ask(server, request)
-    assert len(responses) > 1  # tokens that wait for Python come together
+    assert len(responses) > 10
     assert "".join(texts(responses)) == expected(llm, params=params).text
 
 
