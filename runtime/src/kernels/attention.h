@@ -21,6 +21,7 @@
 #define ENGINERY_SRC_KERNELS_ATTENTION_H_
 
 #include "kernels/kernels.h"
+#include "kernels/linear.h"
 #include "kernels/rows.h"
 
 namespace enginery {
@@ -192,19 +193,6 @@ void AttentionProduct(int64_t num_rows, const BlockProduct& product) {
   }
   for (; c < product.columns; c += kLanes) {
     AttentionTile<Operand, kAccumulate, kFetches, kRows, 1>(product, c);
-  }
-}
-
-// Calls body(row, num_rows) for the rows [begin, end) in tiles of at most max_rows, as even as they
-// can be.
-template <class Body>
-ENGINERY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t max_rows, Body body) {
-  const int64_t num_tiles = (end - begin + max_rows - 1) / max_rows;
-  int64_t row = begin;
-  for (int64_t t = 1; t <= num_tiles; ++t) {
-    const int64_t next = begin + (end - begin) * t / num_tiles;
-    body(row, next - row);
-    row = next;
   }
 }
 

@@ -71,20 +71,20 @@ struct Prefetch {
   static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
 };
 
-// Of tile t of num_tiles over the panel group at `panel`.
+// Of the tile of rows [row, row + num_rows) over the panel group at `panel`.
 template <class Dot, int kPanels>
-ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t panel, int64_t t,
-                                      int64_t num_tiles) {
+ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t row, int64_t num_rows,
+                                      int64_t panel) {
   const int64_t groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
   const int64_t panel_bytes = groups * Dot::kWeightBytes;
-  if (Dot::kWeightBytes != kLineBytes || num_tiles == 1 || panel + 2 * kPanels > args.panel_end ||
-      kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
+  if (Dot::kWeightBytes != kLineBytes || num_rows == args.num_rows ||
+      panel + 2 * kPanels > args.panel_end || kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
     return {nullptr, 0};
   }
   const int64_t group_bytes = kPanels * panel_bytes;
   return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
-              group_bytes * t / num_tiles,
-          (kPanels * kLineBytes + num_tiles - 1) / num_tiles};
+              group_bytes * row / args.num_rows,
+          (kPanels * kLineBytes * num_rows + args.num_rows - 1) / args.num_rows};
 }
 
 // Where a tile's first row and channel go.
@@ -171,25 +171,25 @@ ENGINERY_INLINE void TileOf(const LinearArgs& args, int64_t num_rows, int64_t ro
   Tile<Dot, kRows, kPanels>(args, row, panel, prefetch, to);
 }
 
-// Calls body(row, num_rows, t, num_tiles) for tiles of all rows, as even as they can be: seven rows
-// are 4 + 3, not 6 + 1.
-template <class Dot, class Body>
-ENGINERY_INLINE void ForEachRowTile(const LinearArgs& args, const Body& body) {
-  const int64_t num_tiles = (args.num_rows + Dot::kMaxRows - 1) / Dot::kMaxRows;
-  int64_t row = 0;
-  for (int64_t t = 0; t < num_tiles; ++t) {
-    const int64_t end = args.num_rows * (t + 1) / num_tiles;
-    body(row, end - row, t, num_tiles);
-    row = end;
+// Calls body(row, num_rows) for the rows [begin, end) in tiles of at most max_rows, as even as they
+// can be: seven rows are 4 + 3, not 6 + 1.
+template <class Body>
+ENGINERY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t max_rows, const Body& body) {
+  const int64_t num_tiles = (end - begin + max_rows - 1) / max_rows;
+  int64_t row = begin;
+  for (int64_t t = 1; t <= num_tiles; ++t) {
+    const int64_t next = begin + (end - begin) * t / num_tiles;
+    body(row, next - row);
+    row = next;
   }
 }
 
 // All rows over kPanels panels, whose weights stay in the cache meanwhile.
 template <class Dot, int kPanels>
 void PanelGroup(const LinearArgs& args, int64_t panel) {
-  ForEachRowTile<Dot>(args, [&](int64_t row, int64_t num_rows, int64_t t, int64_t num_tiles) {
+  ForEachTile(0, args.num_rows, Dot::kMaxRows, [&](int64_t row, int64_t num_rows) {
     TileOf<Dot, Dot::kMaxRows, kPanels>(args, num_rows, row, panel,
-                                        PlanPrefetch<Dot, kPanels>(args, panel, t, num_tiles),
+                                        PlanPrefetch<Dot, kPanels>(args, row, num_rows, panel),
                                         TileOutput::At(args, row, panel));
   });
 }

@@ -21,10 +21,10 @@ void GatedPanelGroup(const LinearArgs& gates, const LinearArgs& ups, int64_t pan
   alignas(64) float up[Dot::kMaxRows * kColumns];
   uint16_t* y = reinterpret_cast<uint16_t*>(gates.y) + panel * kPanelChannels;
   const int64_t up_panel = panel + gates.n / 2 / kPanelChannels;
-  ForEachRowTile<Dot>(gates, [&](int64_t row, int64_t num_rows, int64_t t, int64_t num_tiles) {
+  ForEachTile(0, gates.num_rows, Dot::kMaxRows, [&](int64_t row, int64_t num_rows) {
     const auto multiply = [&](const LinearArgs& args, int64_t first, float* to) {
       TileOf<Dot, Dot::kMaxRows, kPanels>(args, num_rows, row, first,
-                                          PlanPrefetch<Dot, kPanels>(args, first, t, num_tiles),
+                                          PlanPrefetch<Dot, kPanels>(args, row, num_rows, first),
                                           {to, kColumns});
     };
     multiply(gates, panel, gate);
