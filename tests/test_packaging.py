@@ -42,6 +42,7 @@ def test_wheel_holds_every_python_and_data_file_under_its_import_name(wheel: Pat
         "enginery/py.typed",
         "enginery/runtime/lib/libenginery.so",
         "enginery/triton_backend/lib/libtriton_enginery.so",
+        "enginery/triton_backend/lib/libtriton_http_queue.so",
     }
     assert not expected - set(zipfile.ZipFile(wheel).namelist())
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerError
-from .native_backend import BACKEND_NAME, native_backend_files
+from .native_backend import (
+    BACKEND_NAME,
+    HTTP_QUEUE_LIBRARY,
+    find_library,
+    native_backend_files,
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,26 @@ class Installation:
             _link(folder / BACKEND_NAME, files)
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with the libraries that the binary and the stub need."""
+        """This process's environment with the libraries that the binary and the stub need.
+
+        What is preloaded keeps tritonserver from losing answers over HTTP, where this installation
+        has it.
+        """
         paths = [str(self.libraries), os.environ.get("LD_LIBRARY_PATH")]
+        preloaded = [os.environ.get("LD_PRELOAD")]
+        if library := find_library(HTTP_QUEUE_LIBRARY):
+            # By its name: a path may hold a space, which separates names.
+            paths.append(str(library.parent))
+            preloaded.append(library.name)
         # The stub links libpython, which a Python outside the system's folders keeps to itself.
         folder, name = sysconfig.get_config_vars("LIBDIR", "INSTSONAME")
         if ".so" in name and (Path(folder) / name).exists():
             paths.append(folder)
-        return {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, paths))}
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": ":".join(filter(None, paths)),
+            "LD_PRELOAD": ":".join(filter(None, preloaded)),
+        }
 
 
 def _link(folder: Path, files: Iterable[Path]) -> None:

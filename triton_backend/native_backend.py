@@ -20,6 +20,8 @@ from .options import ModelOptions
 
 BACKEND_NAME = "enginery"
 BACKEND_LIBRARY = f"libtriton_{BACKEND_NAME}.so"
+# Preloaded into tritonserver: native/http_queue.cc says why.
+HTTP_QUEUE_LIBRARY = "libtriton_http_queue.so"
 
 # What only the Python backend reads, as in native/model_options.cc.
 PYTHON_PARAMETERS = (
@@ -72,12 +74,17 @@ def check_native_parameters(parameters: Mapping[str, str]) -> ModelOptions:
 
 def native_backend_files() -> list[Path] | None:
     """What belongs into the backend's folder; None when this installation lacks the backend."""
-    package = sys.modules[__package__ or "enginery.triton_backend"]
-    folders = [Path(entry) for entry in package.__path__]
-    folders += [Path(entry) / "enginery" / "triton_backend" for entry in sys.path if entry]
-    backends = (folder.absolute() / "lib" / BACKEND_LIBRARY for folder in folders)
-    backend = next((path for path in backends if path.is_file()), None)
+    backend = find_library(BACKEND_LIBRARY)
     runtime = next((path for path in candidate_paths() if path.is_file()), None)
     if backend is None or runtime is None or runtime.name != LIBRARY_NAME:
         return None
     return [backend, runtime]
+
+
+def find_library(name: str) -> Path | None:
+    """What the installation made of a target of `native/`; None when this one lacks it."""
+    package = sys.modules[__package__ or "enginery.triton_backend"]
+    folders = [Path(entry) for entry in package.__path__]
+    folders += [Path(entry) / "enginery" / "triton_backend" for entry in sys.path if entry]
+    paths = (folder.absolute() / "lib" / name for folder in folders)
+    return next((path for path in paths if path.is_file()), None)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ from tests.support.triton import (
     build_lasting_engine,
     http_generate,
     http_socket,
+    http_stream,
     metrics,
+    num_active,
     wait_until,
 )
 
@@ -201,6 +204,46 @@ def test_reload_under_load_answers_or_refuses_everyone(server: TritonServer) -> 
                "no available versions" in error or "not found" in error
                for error in refused), refused  # fmt: skip
     assert http_generate(server, {"input_ids": [1]})[0] == 200
+
+
+SLOW_MODEL = """
+import time
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        time.sleep(3)
+
+    def execute(self, requests):
+        return []
+"""
+SLOW_CONFIG = """
+backend: "python"
+input [{ name: "i", data_type: TYPE_INT32, dims: [1] }]
+output [{ name: "o", data_type: TYPE_INT32, dims: [1] }]
+"""
+
+
+@pytest.mark.parametrize("backend", ["native", "python"])
+def test_streams_are_whole_while_their_thread_loads_a_model(
+    backend: str, engine: Path, tmp_path: Path
+) -> None:
+    """tritonserver loads in one of its eight HTTP threads, which have a stream each."""
+    num_tokens = 4000
+    request = {"input_ids": [5], "max_tokens": num_tokens, "ignore_eos": True, "stream": True}
+    with reloadable(engine, tmp_path, backend) as server:
+        model = server.repository.path / "slow"
+        (model / "1").mkdir(parents=True)
+        (model / "1" / "model.py").write_text(SLOW_MODEL)
+        (model / "config.pbtxt").write_text(SLOW_CONFIG)
+        with ThreadPoolExecutor(8) as pool:
+            streams = [pool.submit(http_stream, server, request) for _ in range(8)]
+            wait_until(lambda: num_active(server) == len(streams), "all are asked")
+            assert http_post(server, b"{}", "/v2/repository/models/slow/load")[0] == 200
+            for stream in streams:
+                events = stream.result()
+                assert sum(len(event["output_ids"]) for event in events) == num_tokens
+        assert_serves(server)
 
 
 def test_many_reloads_that_wait_for_nothing(server: TritonServer) -> None:

@@ -112,6 +112,17 @@ def test_backends_have_the_stub_of_this_python(tmp_path: Path) -> None:
     assert Path(libraries[0]).name == "nvidia_pytriton.libs"
 
 
+def test_http_queue_is_preloaded_beside_what_is_preloaded_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "libown.so")
+    environment = find_tritonserver().environment()
+    own, queue = environment["LD_PRELOAD"].split(":")
+    assert own == "libown.so"
+    folders = environment["LD_LIBRARY_PATH"].split(":")
+    assert any((Path(folder) / queue).is_file() for folder in folders)
+
+
 def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numpy.__version__", "2.1.0")
     with pytest.raises(ServerError, match=r"numpy 2\.1\.0"):
