@@ -16,7 +16,7 @@ const Kernels& AmxKernels() {
     Kernels kernels = MakeKernels("amx");
     kernels.linear_bf16_bf16 = LinearTiles<TileBf16Bf16>;
     kernels.linear_i8_i8 = LinearI8I8;
-    kernels.linear_i8_i4 = LinearI8I4<4, LinearUnpacked<I4ToI8, LinearI8I8>>;
+    kernels.linear_i8_i4 = LinearI8I4<4, 3, LinearUnpacked<I4ToI8, LinearI8I8>>;
     // Few rows too: tiles add in another order than vectors.
     kernels.linear_bf16_e4m3 = LinearUnpacked<E4M3ToBf16, LinearTiles<TileBf16Bf16>>;
     kernels.linear_bf16_i4 = LinearUnpacked<I4ToBf16, LinearTiles<TileBf16Bf16>>;

@@ -39,7 +39,7 @@ const Kernels& Avx2Kernels() {
     kernels.linear_i8_i8 = WidenedFrom<FewRowsI8I8, WidenI8I8>;
     kernels.linear_f32_i8 = WidenedFrom<Linear<DotF32I8>, WidenXI8<RowF32>>;
     kernels.linear_bf16_i8 = WidenedFrom<Linear<DotBf16I8>, WidenXI8<RowBf16>>;
-    kernels.linear_i8_i4 = LinearI8I4<2, WidenedLinear<WidenI8I4>>;
+    kernels.linear_i8_i4 = LinearI8I4<WidenedLinear<WidenI8I4>>;
     kernels.linear_bf16_e4m3 = WidenedFrom<Linear<DotBf16E4M3>, WidenBf16E4M3>;
     kernels.linear_bf16_i4 =
         WidenedFrom<LinearUnpacked<I4ToBf16, Linear<DotBf16Bf16>>, WidenBf16I4<ToBf16>>;

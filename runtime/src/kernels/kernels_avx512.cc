@@ -17,7 +17,8 @@ const Kernels& Avx512Kernels() {
     kernels.min_gated_rows = 48;
     kernels.gated_bf16_bf16 = Gated<DotBf16Bf16>;
     kernels.gated_i8_i8 = Gated<DotI8I8>;
-    kernels.linear_i8_i4 = LinearI8I4<4, kUnpackedBy<I4ToI8, DotI8I8>>;
+    // Unpacking pays from some 96 rows on, on Zen 5.
+    kernels.linear_i8_i4 = LinearI8I4<1, 64, kUnpackedBy<I4ToI8, DotI8I8>>;
     return kernels;
   }();
   return kKernels;

@@ -57,35 +57,68 @@ class PanelFinish {
 
 constexpr int64_t kLineBytes = 64;
 
-// What a tile prefetches in each group of k. Weights come from memory once per panel group. Where
-// one tile takes all rows, memory is the limit and each panel is fetched a little ahead of itself
-// (two threads on Granite Rapids read 31 GB/s so, 24 GB/s when they fetch the next panel group
-// instead, 29 GB/s when they fetch nothing). Where there are more tiles, they fetch the next panel
-// group while they compute, each its share, so that memory is read at an even pace; but for the
-// last group, and for groups of which two do not fit L2. All of it into L1, from where it falls
-// into L2: fetched past L1, 16 rows read a tenth less on Zen 5.
-struct Prefetch {
-  const std::byte* next;    // null: own weights, kOwnBytes ahead
-  int64_t bytes_per_group;  // of k: at most two lines; of many tiles, a part of one
-  static constexpr int64_t kOwnBytes = 2048;
-  static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
+// What a tile fetches in each group of k: one of the two below. Weights come from memory once per
+// panel group. All of it into L1, from where it falls into L2: fetched past L1, 16 rows read a
+// tenth less on Zen 5.
+
+// Where memory is the limit: kPanels panels, each a little ahead of itself.
+template <int kPanels>
+class OwnPrefetch {
+ public:
+  static constexpr int64_t kBytes = kPanels == 1 ? 4096 : 2048;
+
+  // Dot: whose groups of k are weighed.
+  template <class Dot>
+  static ENGINERY_INLINE OwnPrefetch For(const LinearArgs& args) {
+    const int64_t num_groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
+    return OwnPrefetch(num_groups - kBytes / Dot::kWeightBytes);
+  }
+  // For the group of k whose weights begin at `weight`.
+  ENGINERY_INLINE void FetchGroup(const std::byte* weight, int64_t panel_bytes) {
+    // What lies ahead of a panel's end is the next panel: of several, one that is multiplied
+    // already.
+    if (kPanels > 1 && num_own_groups_-- == 0) ahead_ += (kPanels - 1) * panel_bytes;
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) __builtin_prefetch(weight + p * panel_bytes + ahead_);
+  }
+
+ private:
+  explicit ENGINERY_INLINE OwnPrefetch(int64_t num_own_groups) : num_own_groups_(num_own_groups) {}
+
+  int64_t ahead_ = kBytes;
+  int64_t num_own_groups_;  // that have own weights ahead of them
 };
 
-// Of the tile of rows [row, row + num_rows) over the panel group at `panel`.
-template <class Dot, int kPanels>
-ENGINERY_INLINE Prefetch PlanPrefetch(const LinearArgs& args, int64_t row, int64_t num_rows,
-                                      int64_t panel) {
-  const int64_t groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
-  const int64_t panel_bytes = groups * Dot::kWeightBytes;
-  if (Dot::kWeightBytes != kLineBytes || num_rows == args.num_rows ||
-      panel + 2 * kPanels > args.panel_end || kPanels * panel_bytes > Prefetch::kMaxGroupBytes) {
-    return {nullptr, 0};
+// Where multiplying takes longer: the next panel group, of which each tile has its share, so that
+// memory is read at an even pace. Nothing of use for the last group, and where two do not fit L2.
+class NextPrefetch {
+ public:
+  // The share of the tile of rows [row, row + num_rows) over the kPanels panels from `panel` on.
+  template <class Dot, int kPanels>
+  static ENGINERY_INLINE NextPrefetch For(const LinearArgs& args, int64_t row, int64_t num_rows,
+                                          int64_t panel) {
+    const int64_t num_groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
+    const int64_t group_bytes = kPanels * num_groups * Dot::kWeightBytes;
+    const auto* group =
+        static_cast<const std::byte*>(args.weight) + panel * num_groups * Dot::kWeightBytes;
+    if (panel + 2 * kPanels > args.panel_end || group_bytes > kMaxGroupBytes) return {group, 0};
+    return {group + group_bytes + group_bytes * row / args.num_rows,
+            (kPanels * int64_t{Dot::kWeightBytes} * num_rows + args.num_rows - 1) / args.num_rows};
   }
-  const int64_t group_bytes = kPanels * panel_bytes;
-  return {static_cast<const std::byte*>(args.weight) + (panel + kPanels) * panel_bytes +
-              group_bytes * row / args.num_rows,
-          (kPanels * kLineBytes * num_rows + args.num_rows - 1) / args.num_rows};
-}
+  ENGINERY_INLINE void FetchGroup(const std::byte*, int64_t) {
+    __builtin_prefetch(next_);
+    __builtin_prefetch(next_ + step_ - kLineBytes);
+    next_ += step_;
+  }
+
+ private:
+  static constexpr int64_t kMaxGroupBytes = 768 * 1024;  // of an L2 of 1 or 2 MiB
+
+  ENGINERY_INLINE NextPrefetch(const std::byte* next, int64_t step) : next_(next), step_(step) {}
+
+  const std::byte* next_;
+  int64_t step_;  // at most two lines; of many tiles, a part of one
+};
 
 // Where a tile's first row and channel go.
 struct TileOutput {
@@ -97,7 +130,7 @@ struct TileOutput {
   }
 };
 
-template <class Dot, int kRows, int kPanels>
+template <class Dot, int kRows, int kPanels, class Prefetch>
 void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
           const TileOutput& to) {
   const int64_t full_groups = args.k / Dot::kGroup;
@@ -126,16 +159,7 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
     }
   };
   for (int64_t g = 0; g < full_groups; ++g) {
-    if (prefetch.next == nullptr) {
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(weight + p * panel_bytes + Prefetch::kOwnBytes);
-      }
-    } else {
-      __builtin_prefetch(prefetch.next);
-      __builtin_prefetch(prefetch.next + prefetch.bytes_per_group - kLineBytes);
-    }
-    prefetch.next += prefetch.bytes_per_group;
+    prefetch.FetchGroup(weight, panel_bytes);
     accumulate_group(weight, x, x_pitch);
     weight += Dot::kWeightBytes;
     x += Dot::kInputBytes;
@@ -161,7 +185,7 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
 }
 
 // The tile of num_rows (1 .. kRows) rows.
-template <class Dot, int kRows, int kPanels>
+template <class Dot, int kRows, int kPanels, class Prefetch>
 ENGINERY_INLINE void TileOf(const LinearArgs& args, int64_t num_rows, int64_t row, int64_t panel,
                             Prefetch prefetch, const TileOutput& to) {
   if constexpr (kRows > 1) {
@@ -189,7 +213,7 @@ template <class Dot, int kPanels>
 void PanelGroup(const LinearArgs& args, int64_t panel) {
   ForEachTile(0, args.num_rows, Dot::kMaxRows, [&](int64_t row, int64_t num_rows) {
     TileOf<Dot, Dot::kMaxRows, kPanels>(args, num_rows, row, panel,
-                                        PlanPrefetch<Dot, kPanels>(args, row, num_rows, panel),
+                                        NextPrefetch::For<Dot, kPanels>(args, row, num_rows, panel),
                                         TileOutput::At(args, row, panel));
   });
 }
@@ -203,9 +227,26 @@ void PanelGroups(const LinearArgs& args, int64_t panel) {
   if constexpr (kPanels > 1) PanelGroups<Dot, kPanels - 1>(args, panel);
 }
 
+// Likewise for rows that one tile takes, with memory as the limit.
+template <class Dot, int kPanels>
+void PanelsOfFewRows(const LinearArgs& args, int64_t panel) {
+  const auto prefetch = OwnPrefetch<kPanels>::template For<Dot>(args);
+  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
+    TileOf<Dot, Dot::kMaxRows, kPanels>(args, args.num_rows, 0, panel, prefetch,
+                                        TileOutput::At(args, 0, panel));
+  }
+  if constexpr (kPanels > 1) PanelsOfFewRows<Dot, kPanels - 1>(args, panel);
+}
+
+// Panels lie one behind the other, so that one at a time makes a thread's weights one stream: Zen 5
+// reads 52 GB/s so with two threads and 43 in three streams, whose beginnings are waited for.
 template <class Dot>
 void Linear(const LinearArgs& args) {
-  PanelGroups<Dot, Dot::kPanels>(args, args.panel_begin);
+  if (args.num_rows <= Dot::kMaxRows) {
+    PanelsOfFewRows<Dot, 1>(args, args.panel_begin);
+  } else {
+    PanelGroups<Dot, Dot::kPanels>(args, args.panel_begin);
+  }
 }
 
 }  // namespace

@@ -23,9 +23,9 @@ void GatedPanelGroup(const LinearArgs& gates, const LinearArgs& ups, int64_t pan
   const int64_t up_panel = panel + gates.n / 2 / kPanelChannels;
   ForEachTile(0, gates.num_rows, Dot::kMaxRows, [&](int64_t row, int64_t num_rows) {
     const auto multiply = [&](const LinearArgs& args, int64_t first, float* to) {
-      TileOf<Dot, Dot::kMaxRows, kPanels>(args, num_rows, row, first,
-                                          PlanPrefetch<Dot, kPanels>(args, row, num_rows, first),
-                                          {to, kColumns});
+      TileOf<Dot, Dot::kMaxRows, kPanels>(
+          args, num_rows, row, first, NextPrefetch::For<Dot, kPanels>(args, row, num_rows, first),
+          {to, kColumns});
     };
     multiply(gates, panel, gate);
     multiply(ups, up_panel, up);

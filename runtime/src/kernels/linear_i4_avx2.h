@@ -9,6 +9,7 @@
 #include "kernels/dots_avx2.h"
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
+#include "kernels/linear_i4_rows.h"
 
 namespace enginery {
 namespace {
@@ -92,7 +93,7 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
         const __m256i second = DotI8I8Row::Broadcast(input + 4);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
-          __builtin_prefetch(weight + p * panel_bytes + Prefetch::kOwnBytes);
+          __builtin_prefetch(weight + p * panel_bytes + OwnPrefetch<2>::kBytes);
           pairs[p].Accumulate(weight + p * panel_bytes, first, second);
         }
         weight += kBytes;
@@ -121,9 +122,28 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
   }
 }
 
+// Few rows one by one; more as kManyRows does it.
+template <LinearKernel kManyRows>
+void LinearI8I4(const LinearArgs& args) {
+  constexpr int64_t kMaxDirectRows = 3;
+  constexpr int kPanels = 2;
+  if (args.num_rows > kMaxDirectRows) return kManyRows(args);
+  const int64_t num_groups = args.num_groups();
+  const int32_t* shifts = I4GroupShifts(args, GroupShift);
+  int64_t panel = args.panel_begin;
+  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
+    for (int64_t r = 0; r < args.num_rows; ++r) {
+      RowI4<kPanels>(args, r, panel, shifts + r * num_groups);
+    }
+  }
+  for (; panel < args.panel_end; ++panel) {
+    for (int64_t r = 0; r < args.num_rows; ++r) {
+      RowI4<1>(args, r, panel, shifts + r * num_groups);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace enginery
-
-#include "kernels/linear_i4_rows.h"
 
 #endif  // ENGINERY_SRC_KERNELS_LINEAR_I4_AVX2_H_
