@@ -147,9 +147,8 @@ struct ExactDot {
 // 128, by weights with the signs of the inputs stay within 2 * 128 * 127, for no weight is -128.
 // Inputs become signed again.
 // vpmaddwd with ones adds the pairs.
-template <int kRowTile, int kPanelTile>
-struct DotI8I8Tile : ExactDot {
-  static constexpr int kMaxRows = kRowTile, kPanels = kPanelTile;
+struct DotI8I8 : ExactDot {
+  static constexpr int kMaxRows = 4, kPanels = 1;
   static constexpr int kGroup = 4, kWeightBytes = 64, kInputBytes = 4;
   static ENGINERY_INLINE __m256i Broadcast(const std::byte* p) {
     static_assert(kActivationZeroPoint == 128);
@@ -164,9 +163,6 @@ struct DotI8I8Tile : ExactDot {
     sum.high = _mm256_add_epi32(sum.high, Products(w.high, x));
   }
 };
-using DotI8I8 = DotI8I8Tile<4, 1>;
-// One row streams four panels at once, as memory likes it.
-using DotI8I8Row = DotI8I8Tile<1, 4>;
 
 // Register tiles of attention: rows by vectors of 16 tokens, rows by vectors of 16 dimensions.
 constexpr int kScoreRows = 6, kScoreVectors = 1;

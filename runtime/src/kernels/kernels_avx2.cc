@@ -21,14 +21,6 @@ void WidenedFrom(const LinearArgs& args) {
   }
 }
 
-void FewRowsI8I8(const LinearArgs& args) {
-  if (args.num_rows == 1) {
-    Linear<DotI8I8Row>(args);
-  } else {
-    Linear<DotI8I8>(args);
-  }
-}
-
 }  // namespace
 
 const Kernels& Avx2Kernels() {
@@ -36,7 +28,7 @@ const Kernels& Avx2Kernels() {
     Kernels kernels = MakeKernels("avx2");
     kernels.linear_f32_f32 = WidenedFrom<Linear<DotF32F32>, WidenF32F32>;
     kernels.linear_bf16_bf16 = WidenedFrom<Linear<DotBf16Bf16>, WidenBf16Bf16>;
-    kernels.linear_i8_i8 = WidenedFrom<FewRowsI8I8, WidenI8I8>;
+    kernels.linear_i8_i8 = WidenedFrom<Linear<DotI8I8>, WidenI8I8>;
     kernels.linear_f32_i8 = WidenedFrom<Linear<DotF32I8>, WidenXI8<RowF32>>;
     kernels.linear_bf16_i8 = WidenedFrom<Linear<DotBf16I8>, WidenXI8<RowBf16>>;
     kernels.linear_i8_i4 = LinearI8I4<WidenedLinear<WidenI8I4>>;

@@ -214,6 +214,9 @@ ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
   _mm256_storeu_si256(to, Bf16Pair(pairs.even.low, pairs.odd.low));
   _mm256_storeu_si256(to + 1, Bf16Pair(pairs.even.high, pairs.odd.high));
 }
+ENGINERY_INLINE void StoreRoundedBf16Pairs(std::byte* p, F32 even, F32 odd) {
+  StoreBf16Pairs(p, {RoundToBf16(even), RoundToBf16(odd)});
+}
 template <int j>
 ENGINERY_INLINE __m256 I4ToF32(__m256i codes) {
   const __m256i code =

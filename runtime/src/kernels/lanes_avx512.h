@@ -141,9 +141,10 @@ struct Pairs {
 };
 template <int j>
 ENGINERY_INLINE F32 LoadI4(const std::byte* p) {
-  const __m512i code = _mm512_and_si512(
-      _mm512_srli_epi32(_mm512_loadu_si512(p), 8 * (j % 4) + 4 * (j / 4)), _mm512_set1_epi32(15));
-  return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(8)));
+  // The permutation looks at the four lowest bits of a lane alone.
+  const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i codes = _mm512_srli_epi32(_mm512_loadu_si512(p), 8 * (j % 4) + 4 * (j / 4));
+  return _mm512_permutexvar_ps(codes, values);
 }
 ENGINERY_INLINE Pairs LoadBf16Pairs(const std::byte* p) {
   const __m512i pairs = _mm512_loadu_si512(p);
@@ -183,6 +184,15 @@ ENGINERY_INLINE __m512i Bf16Pairs(const Pairs& pairs) {
 }
 ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
   _mm512_storeu_si512(p, Bf16Pairs(pairs));
+}
+// As StoreBf16Pairs of both RoundToBf16.
+ENGINERY_INLINE void StoreRoundedBf16Pairs(std::byte* p, F32 even, F32 odd) {
+  const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd, even));
+  // 0, 16, 1, 17, ...
+  const __m512i lanes = _mm512_setr_epi32(
+      0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007, 0x180008,
+      0x190009, 0x1A000A, 0x1B000B, 0x1C000C, 0x1D000D, 0x1E000E, 0x1F000F);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(lanes, halves));
 }
 
 // Each channel's multiplier twice in its 32 bits.

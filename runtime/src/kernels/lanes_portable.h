@@ -250,6 +250,9 @@ ENGINERY_INLINE void StoreBf16Pairs(std::byte* p, const Pairs& pairs) {
     __builtin_memcpy(p + 4 * i, &pair, sizeof pair);
   }
 }
+ENGINERY_INLINE void StoreRoundedBf16Pairs(std::byte* p, const F32& even, const F32& odd) {
+  StoreBf16Pairs(p, {RoundToBf16(even), RoundToBf16(odd)});
+}
 // The code of k = j, less its zero point, of 16 channels by 8 k of i4 (n16k8).
 template <int j>
 ENGINERY_INLINE F32 LoadI4(const std::byte* p) {

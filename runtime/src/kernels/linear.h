@@ -249,6 +249,12 @@ void Linear(const LinearArgs& args) {
   }
 }
 
+// Likewise for weights that are in the cache.
+template <class Dot>
+void LinearFromCache(const LinearArgs& args) {
+  PanelGroups<Dot, Dot::kPanels>(args, args.panel_begin);
+}
+
 }  // namespace
 }  // namespace enginery
 

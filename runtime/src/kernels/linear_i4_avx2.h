@@ -89,8 +89,8 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
           __builtin_memcpy(last, x, static_cast<size_t>(end - k));
           input = last;
         }
-        const __m256i first = DotI8I8Row::Broadcast(input);
-        const __m256i second = DotI8I8Row::Broadcast(input + 4);
+        const __m256i first = DotI8I8::Broadcast(input);
+        const __m256i second = DotI8I8::Broadcast(input + 4);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
           __builtin_prefetch(weight + p * panel_bytes + OwnPrefetch<2>::kBytes);
@@ -117,7 +117,7 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p) {
     const int64_t channel = (panel + p) * kPanelChannels;
-    const PanelFinish<DotI8I8Row> finish(args, channel);
+    const PanelFinish<DotI8I8> finish(args, channel);
     finish.Row(sums[p], args, row, args.y + row * args.y_pitch + channel);
   }
 }

@@ -55,20 +55,19 @@ struct I4ToI8 : I4Panels {
   }
 };
 
-// What a code times its scale is rounded to.
+// What a code times its scale is rounded to; both round to values that bf16 holds.
 struct ToBf16 {
   static ENGINERY_INLINE F32 Round(const F32& a) { return RoundToBf16(a); }
+  static ENGINERY_INLINE void Store(std::byte* p, const F32& even, const F32& odd) {
+    StoreRoundedBf16Pairs(p, even, odd);
+  }
 };
 struct ToE4M3 {
   static ENGINERY_INLINE F32 Round(const F32& a) { return RoundToE4M3(a); }
+  static ENGINERY_INLINE void Store(std::byte* p, const F32& even, const F32& odd) {
+    StoreBf16Pairs(p, {Round(even), Round(odd)});
+  }
 };
-
-// The codes of k = j and j + 1 of 16 channels, times their scales, rounded.
-template <class Rounded, int j>
-ENGINERY_INLINE Pairs I4Pairs(const std::byte* weight, const F32& scales) {
-  return {Rounded::Round(Mul(LoadI4<j>(weight), scales)),
-          Rounded::Round(Mul(LoadI4<j + 1>(weight), scales))};
-}
 
 template <class Rounded>
 struct I4Times : I4Panels {
@@ -81,10 +80,14 @@ struct I4Times : I4Panels {
             ENGINERY_LAMBDA_INLINE { scales = Load(args.block_scales + group * kPanelChannels); },
         [&](const std::byte* weight, int64_t i) ENGINERY_LAMBDA_INLINE {
           std::byte* at = to + i * 4 * kBytes;
-          StoreBf16Pairs(at, I4Pairs<Rounded, 0>(weight, scales));
-          StoreBf16Pairs(at + kBytes, I4Pairs<Rounded, 2>(weight, scales));
-          StoreBf16Pairs(at + 2 * kBytes, I4Pairs<Rounded, 4>(weight, scales));
-          StoreBf16Pairs(at + 3 * kBytes, I4Pairs<Rounded, 6>(weight, scales));
+          const auto store = [&]<int j>() ENGINERY_LAMBDA_INLINE {
+            Rounded::Store(at + j / 2 * kBytes, Mul(LoadI4<j>(weight), scales),
+                           Mul(LoadI4<j + 1>(weight), scales));
+          };
+          store.template operator()<0>();
+          store.template operator()<2>();
+          store.template operator()<4>();
+          store.template operator()<6>();
         });
   }
 };

@@ -129,6 +129,13 @@ struct WidenI4 : WidenWeights<8> {
   }
 };
 
+// The codes of k = j and j + 1 of 16 channels, times their scales, rounded.
+template <class Rounded, int j>
+ENGINERY_INLINE Pairs I4Pairs(const std::byte* weight, const F32& scales) {
+  return {Rounded::Round(Mul(LoadI4<j>(weight), scales)),
+          Rounded::Round(Mul(LoadI4<j + 1>(weight), scales))};
+}
+
 template <class Rounded>
 struct WidenBf16I4 : RowBf16, WidenI4 {
   static ENGINERY_INLINE void Weights(const LinearArgs& args, int64_t panel, int64_t begin,
