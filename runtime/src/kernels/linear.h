@@ -140,6 +140,14 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
   const std::byte* x = static_cast<const std::byte*>(args.x) + row * args.x_pitch;
   const int64_t x_pitch = args.x_pitch;
 
+  if (args.accumulate) {
+    // What is added to has left the caches since it was written.
+    for (int r = 0; r < kRows; ++r) {
+      for (int p = 0; p < kPanels; ++p) {
+        __builtin_prefetch(to.y + r * to.pitch + p * kPanelChannels, 1);
+      }
+    }
+  }
   typename Dot::Accumulator sums[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {

@@ -246,7 +246,7 @@ TEST(a_row_alone_is_the_same_row) {
         const bool has_groups =
             scheme == Scheme::kI8I4 || scheme == Scheme::kBf16I4 || scheme == Scheme::kE4M3I4;
         if (!has_groups && group != kWeightGroups[0]) continue;
-        const Case c = MakeCase(scheme, 33, 111, k, true, group);
+        const Case c = MakeCase(scheme, 70, 111, k, true, group);
         const std::vector<float> whole = c.Run(*kernels);
         for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13}) {
           std::vector<float> y = c.before;
