@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client.h"
 
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -8,8 +9,15 @@
 #include "request_log.h"
 #include "triton_calls.h"
 
+// Of libtriton_http_queue.so (http_queue.cc); null where that is not preloaded.
+extern "C" __attribute__((weak)) uint64_t enginery_num_http_commands();
+
 namespace enginery::triton {
 namespace {
+
+uint64_t NumHttpCommands() {
+  return enginery_num_http_commands == nullptr ? 0 : enginery_num_http_commands();
+}
 
 // Far longer than Triton server's gRPC thread takes to see that a write was cut off.
 constexpr std::chrono::milliseconds kSettleTime(500);
@@ -118,11 +126,13 @@ void Client::Send(size_t row, Delta delta) {
   for (const OutputTensor& tensor : tensors) AddOutput(response.get(), tensor);
   if (HasLeft(is_last)) return;
   const uint32_t flags = is_last ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
+  const uint64_t num_http_commands = NumHttpCommands();
   TRITONSERVER_Error* const error = response.Send(flags, nullptr);
+  const bool is_http = NumHttpCommands() != num_http_commands;
   if (is_last) {
     EndAnswer();
   } else {
-    left_in_send_ = IsCancelled();
+    left_in_send_ = !is_http && IsCancelled();
   }
   Check(error);
 }

@@ -83,8 +83,8 @@ class Client {
   // end comes back to its gRPC thread: an end that overtakes a write gives it up twice. So the end
   // is sent when the last write must have come back.
   std::optional<Clock::time_point> departed_at_;
-  // It also gives up the state of a stream that is cancelled while a response is handed over, if
-  // that response is written all the same. Nobody can tell, so such a request gets no end: some
+  // It also gives up the state of a gRPC stream that is cancelled while a response is handed over,
+  // if that response is written all the same. Nobody can tell, so such a request gets no end: some
   // memory of Triton server's stays, in place of a server that falls.
   bool left_in_send_ = false;
 };

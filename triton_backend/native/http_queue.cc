@@ -17,6 +17,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <deque>
 #include <exception>
@@ -35,6 +36,8 @@ constexpr size_t kCommandBytes = 17;
 constexpr int kPollMs = 20;
 
 using Command = std::array<std::byte, kCommandBytes>;
+
+thread_local uint64_t num_commands = 0;  // that a thread has sent
 
 ssize_t SendNow(int fd, const void* command) {
   return ::sendto(fd, command, kCommandBytes, 0, nullptr, 0);
@@ -111,6 +114,12 @@ class WaitingCommands {
 }  // namespace
 }  // namespace enginery::triton
 
+// How many commands the calling thread has sent: who counts them around a response knows whether it
+// went to the HTTP front end.
+extern "C" __attribute__((visibility("default"))) uint64_t enginery_num_http_commands() {
+  return enginery::triton::num_commands;
+}
+
 // In the place of libc's.
 extern "C" __attribute__((visibility("default"))) ssize_t send(int fd, const void* data,
                                                                size_t size, int flags) {
@@ -118,6 +127,7 @@ extern "C" __attribute__((visibility("default"))) ssize_t send(int fd, const voi
   if (size != enginery::triton::kCommandBytes || flags != 0) {
     return ::sendto(fd, data, size, flags, nullptr, 0);
   }
+  ++enginery::triton::num_commands;
   // Never destroyed: threads may send until the process has ended.
   static WaitingCommands& commands = *new WaitingCommands;
   try {

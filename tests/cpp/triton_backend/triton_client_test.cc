@@ -3,6 +3,7 @@
 // What a client that left gets is nothing, and its request ends when that is safe for Triton server
 // 2.51 (docs/triton.md). The functions here stand in for Triton server's.
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,6 +23,7 @@ struct {
   bool has_factory = false;
   int num_responses = 0;  // made and neither sent nor deleted
   int num_errors = 0;     // made and not deleted
+  uint64_t num_http_commands = 0;
   std::function<void()> while_sending;
 } server;
 
@@ -108,6 +110,8 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response*, uint32_t
   return nullptr;
 }
 
+uint64_t enginery_num_http_commands() { return server.num_http_commands; }
+
 }  // extern "C"
 
 namespace enginery::triton {
@@ -190,6 +194,19 @@ TEST(WhoLeavesAsAResponseIsHandedOverGetsNoEnd) {
   client->Send(0, NewDelta(true));
   TimeToEnd(*client);
   CHECK_EQ(server.calls, Calls{"response"});
+  CHECK(!server.has_factory);
+}
+
+TEST(WhoLeavesAnHttpStreamGetsItsEnd) {
+  const auto client = NewClient();
+  server.while_sending = [] {
+    ++server.num_http_commands;
+    server.is_cancelled = true;
+  };
+  client->Send(0, NewDelta(false));
+  client->Send(0, NewDelta(true));
+  CHECK(TimeToEnd(*client) > kSettled);
+  CHECK_EQ(server.calls, (Calls{"response", "end"}));
   CHECK(!server.has_factory);
 }
 

@@ -10,11 +10,14 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+
+extern "C" uint64_t enginery_num_http_commands();
 
 namespace {
 
@@ -69,6 +72,15 @@ TEST(commands_wait_for_room_and_come_in_order) {
   const Sockets sockets;
   for (int i = 0; i < kNumCommands; ++i) REQUIRE_EQ(sockets.Send(i), ssize_t{kCommandBytes});
   for (int i = 0; i < kNumCommands; ++i) REQUIRE_EQ(sockets.Receive(), i);
+}
+
+TEST(a_thread_counts_its_own_commands) {
+  const Sockets sockets;
+  const uint64_t before = enginery_num_http_commands();
+  sockets.Send(0, kCommandBytes - 1);
+  sockets.Send(0);
+  std::thread([&] { sockets.Send(0); }).join();
+  CHECK_EQ(enginery_num_http_commands() - before, uint64_t{1});
 }
 
 TEST(commands_come_in_order_while_they_are_read) {
