@@ -221,7 +221,7 @@ void TileBlock(const LinearArgs& args, const TileSteps& steps, int64_t num_tile_
       for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 16
         for (int line = 0; line < kTileRows; ++line) {
-          __builtin_prefetch(weight[p] + OwnPrefetch<2>::kBytes + line * kTileRowBytes);
+          __builtin_prefetch(weight[p] + kFetchAhead + line * kTileRowBytes);
         }
       }
     } else {
@@ -361,7 +361,7 @@ void LinearI8I8(const LinearArgs& args) {
   if (args.num_rows <= kMaxVectorRows) {
     // Three streams: two threads on Granite Rapids read 31 GB/s so, 24 when they fetch the next
     // panels instead, and 29 when they fetch nothing.
-    PanelsOfFewRows<DotI8I8, 3>(args, args.panel_begin);
+    LinearOfFewRows<DotI8I8, 3>(args);
   } else {
     LinearTiles<TileI8I8>(args);
   }

@@ -40,20 +40,13 @@ void GatedPanelGroup(const LinearArgs& gates, const LinearArgs& ups, int64_t pan
   });
 }
 
-// As PanelGroups of linear.h, for the panels of gates from `panel` on.
-template <class Dot, int kPanels>
-void GatedPanelGroups(const LinearArgs& gates, const LinearArgs& ups, int64_t panel) {
-  for (; panel + kPanels <= gates.panel_end; panel += kPanels) {
-    GatedPanelGroup<Dot, kPanels>(gates, ups, panel);
-  }
-  if constexpr (kPanels > 1) GatedPanelGroups<Dot, kPanels - 1>(gates, ups, panel);
-}
-
 template <class Dot>
 void Gated(const LinearArgs& gates) {
   LinearArgs ups = gates;  // for they end elsewhere
   ups.panel_end += gates.n / 2 / kPanelChannels;
-  GatedPanelGroups<Dot, Dot::kPanels>(gates, ups, gates.panel_begin);
+  ForEachPanelGroup<Dot::kPanels>(
+      gates.panel_begin, gates.panel_end,
+      [&]<int kPanels>(int64_t panel) { GatedPanelGroup<Dot, kPanels>(gates, ups, panel); });
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
         const __m256i second = DotI8I8::Broadcast(input + 4);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
-          __builtin_prefetch(weight + p * panel_bytes + OwnPrefetch<2>::kBytes);
+          __builtin_prefetch(weight + p * panel_bytes + kFetchAhead);
           pairs[p].Accumulate(weight + p * panel_bytes, first, second);
         }
         weight += kBytes;
@@ -126,21 +126,14 @@ void RowI4(const LinearArgs& args, int64_t row, int64_t panel, const int32_t* sh
 template <LinearKernel kManyRows>
 void LinearI8I4(const LinearArgs& args) {
   constexpr int64_t kMaxDirectRows = 3;
-  constexpr int kPanels = 2;
   if (args.num_rows > kMaxDirectRows) return kManyRows(args);
   const int64_t num_groups = args.num_groups();
   const int32_t* shifts = I4GroupShifts(args, GroupShift);
-  int64_t panel = args.panel_begin;
-  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
+  ForEachPanelGroup<2>(args.panel_begin, args.panel_end, [&]<int kPanels>(int64_t panel) {
     for (int64_t r = 0; r < args.num_rows; ++r) {
       RowI4<kPanels>(args, r, panel, shifts + r * num_groups);
     }
-  }
-  for (; panel < args.panel_end; ++panel) {
-    for (int64_t r = 0; r < args.num_rows; ++r) {
-      RowI4<1>(args, r, panel, shifts + r * num_groups);
-    }
-  }
+  });
 }
 
 }  // namespace

@@ -63,12 +63,12 @@ void TileI4(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetc
         products[r][p] = _mm512_set1_epi32(-shifts[r * num_groups + group]);
       }
     }
-    const auto accumulate = [&](const std::byte* input, int64_t input_pitch)
+    const auto accumulate = [&](const std::byte* w, const std::byte* input, int64_t input_pitch)
                                 ENGINERY_LAMBDA_INLINE {
                                   I4Codes codes[kPanels];
 #pragma GCC unroll 8
                                   for (int p = 0; p < kPanels; ++p)
-                                    codes[p] = I4Codes::Load(weight + p * panel_bytes);
+                                    codes[p] = I4Codes::Load(w + p * panel_bytes);
 #pragma GCC unroll 8
                                   for (int r = 0; r < kRows; ++r) {
                                     const __m512i low = Broadcast32(input + r * input_pitch);
@@ -85,7 +85,7 @@ void TileI4(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetc
     const int64_t count = left < args.group ? left : args.group;
     for (int64_t eighths = count / I4Codes::kGroup; eighths > 0; --eighths) {
       prefetch.FetchGroup(weight, panel_bytes);
-      accumulate(x, x_pitch);
+      accumulate(weight, x, x_pitch);
       weight += I4Codes::kWeightBytes;
       x += I4Codes::kGroup;
     }
@@ -95,7 +95,7 @@ void TileI4(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetc
       for (int r = 0; r < kRows; ++r) {
         __builtin_memcpy(last[r], x + r * x_pitch, static_cast<size_t>(tail));
       }
-      accumulate(last[0], I4Codes::kGroup);
+      accumulate(weight, last[0], I4Codes::kGroup);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
@@ -134,43 +134,29 @@ ENGINERY_INLINE void TileOfI4(const LinearArgs& args, int64_t num_rows, int64_t 
   TileI4<kRows, kPanels>(args, row, panel, prefetch, shifts, sums);
 }
 
-// The panels from `panel` on, kPanels at once, and what is left over at once too, for up to kRows
-// rows.
-template <int kRows, int kPanels>
-void PanelsOfFewRowsI4(const LinearArgs& args, int64_t panel, const int32_t* shifts) {
-  alignas(64) int32_t sums[kRows * kPanels * kPanelChannels];
-  const auto prefetch = OwnPrefetch<kPanels>::template For<I4Codes>(args);
-  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
-    TileOfI4<kRows, kPanels>(args, args.num_rows, 0, panel, prefetch, shifts, sums);
+// kStreams: panels at once, for up to 4 rows, with memory as the limit. kManyRows: for more than
+// kMaxDirectRows.
+template <int kStreams, int64_t kMaxDirectRows, LinearKernel kManyRows>
+void LinearI8I4(const LinearArgs& args) {
+  constexpr int kFewRows = 4, kRows = 8, kMaxPanels = 2;
+  if (args.num_rows > kMaxDirectRows) return kManyRows(args);
+  const int32_t* shifts = I4GroupShifts(args, GroupShift);
+  static_assert(kFewRows * kStreams <= kRows * kMaxPanels);
+  alignas(64) int32_t sums[kRows * kMaxPanels * kPanelChannels];
+  if (args.num_rows <= kFewRows) {
+    ForEachPanelGroup<kStreams>(args.panel_begin, args.panel_end, [&]<int kPanels>(int64_t panel) {
+      TileOfI4<kFewRows, kPanels>(args, args.num_rows, 0, panel,
+                                  OwnPrefetch<kPanels>::template For<I4Codes>(args), shifts, sums);
+    });
+    return;
   }
-  if constexpr (kPanels > 1) PanelsOfFewRowsI4<kRows, kPanels - 1>(args, panel, shifts);
-}
-
-// Likewise for any number of rows, in tiles of at most kRows.
-template <int kRows, int kPanels>
-void PanelsI4(const LinearArgs& args, int64_t panel, const int32_t* shifts) {
-  alignas(64) int32_t sums[kRows * kPanels * kPanelChannels];
-  for (; panel + kPanels <= args.panel_end; panel += kPanels) {
+  ForEachPanelGroup<kMaxPanels>(args.panel_begin, args.panel_end, [&]<int kPanels>(int64_t panel) {
     ForEachTile(0, args.num_rows, kRows, [&](int64_t row, int64_t num_rows) {
       TileOfI4<kRows, kPanels>(args, num_rows, row, panel,
                                NextPrefetch::For<I4Codes, kPanels>(args, row, num_rows, panel),
                                shifts, sums);
     });
-  }
-  if constexpr (kPanels > 1) PanelsI4<kRows, kPanels - 1>(args, panel, shifts);
-}
-
-// kFewRowPanels: at once, for up to 4 rows. kManyRows: for more than kMaxDirectRows.
-template <int kFewRowPanels, int64_t kMaxDirectRows, LinearKernel kManyRows>
-void LinearI8I4(const LinearArgs& args) {
-  constexpr int kFewRows = 4;
-  if (args.num_rows > kMaxDirectRows) return kManyRows(args);
-  const int32_t* shifts = I4GroupShifts(args, GroupShift);
-  if (args.num_rows <= kFewRows) {
-    PanelsOfFewRowsI4<kFewRows, kFewRowPanels>(args, args.panel_begin, shifts);
-  } else {
-    PanelsI4<8, 2>(args, args.panel_begin, shifts);
-  }
+  });
 }
 
 }  // namespace

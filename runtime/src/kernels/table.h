@@ -18,7 +18,7 @@ namespace {
 // As many panels at once as fill whole register tiles.
 template <class Unpack, class Dot>
 constexpr LinearKernel kUnpackedBy =
-    LinearUnpacked<Unpack, LinearFromCache<Dot>, kUnpackedPanels / Dot::kPanels * Dot::kPanels>;
+    LinearUnpacked<Unpack, LinearByGroups<Dot>, kUnpackedPanels / Dot::kPanels * Dot::kPanels>;
 
 // Few rows convert weights in registers; for more it pays to do it once.
 void LinearBf16E4M3(const LinearArgs& args) {
