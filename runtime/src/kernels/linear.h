@@ -67,7 +67,7 @@ constexpr int64_t kFetchAhead = 2048;  // bytes, in each of several streams
 template <int kPanels>
 class OwnPrefetch {
  public:
-  // Dot: whose groups of k are weighed.
+  // Of any of the panels of a product with Dot.
   template <class Dot>
   static ENGINERY_INLINE OwnPrefetch For(const LinearArgs& args) {
     const int64_t num_groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
