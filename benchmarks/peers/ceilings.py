@@ -34,9 +34,11 @@ class Machine:
 class ModelWork:
     """A shape's sizes, at one precision."""
 
-    num_linear: int
-    """Weights of all linear layers but the output projection."""
-    num_lm_head: int
+    num_of_tokens: int
+    """Weights of linear layers that every token is multiplied by."""
+    num_of_outputs: int
+    """Those that only tokens with logits are: of the last layer all but the projections of keys and
+    values, and the output projection."""
     weight_bytes: float
     """Of all linear layers, with their scales."""
     kv_bytes_per_token: int
@@ -45,8 +47,15 @@ class ModelWork:
     def of(cls, shape: str, precision: str) -> ModelWork:
         """Counts from the checkpoint's tensors; int4 keeps the output projection in int8."""
         config = SHAPES[shape]
-        linear = [dims for name, dims in tensor_shapes(config) if name.endswith("_proj.weight")]
-        num_linear, num_rows = sum(int(np.prod(dims)) for dims in linear), sum(d[0] for d in linear)
+        linear = {n: dims for n, dims in tensor_shapes(config) if n.endswith("_proj.weight")}
+        last = f"model.layers.{config['num_hidden_layers'] - 1}."
+        num_last = sum(
+            int(np.prod(dims))
+            for name, dims in linear.items()
+            if name.startswith(last) and not name.endswith(("k_proj.weight", "v_proj.weight"))
+        )
+        num_linear = sum(int(np.prod(dims)) for dims in linear.values())
+        num_rows = sum(dims[0] for dims in linear.values())
         vocab_size, hidden_size = config["vocab_size"], config["hidden_size"]
         num_lm_head = vocab_size * hidden_size
         int8_lm_head = num_lm_head + SCALE_BYTES * vocab_size
@@ -58,7 +67,8 @@ class ModelWork:
         head_dim = config.get("head_dim") or hidden_size // config["num_attention_heads"]
         kv_width = config["num_key_value_heads"] * head_dim
         kv_bytes = 2 * config["num_hidden_layers"] * kv_width * KV_ITEM_BYTES
-        return cls(num_linear, num_lm_head, weight_bytes[precision], kv_bytes)
+        num_of_tokens, num_of_outputs = num_linear - num_last, num_last + num_lm_head
+        return cls(num_of_tokens, num_of_outputs, weight_bytes[precision], kv_bytes)
 
     def step_s(
         self, machine: Machine, num_tokens: int, num_outputs: int, num_kv_tokens: int
@@ -72,7 +82,7 @@ class ModelWork:
             num_kv_tokens: tokens in the KV cache that attention reads, over all sequences.
         """
         num_bytes = self.weight_bytes + num_kv_tokens * self.kv_bytes_per_token
-        num_ops = 2.0 * (num_tokens * self.num_linear + num_outputs * self.num_lm_head)
+        num_ops = 2.0 * (num_tokens * self.num_of_tokens + num_outputs * self.num_of_outputs)
         return max(num_bytes / machine.bytes_per_s, num_ops / machine.ops_per_s)
 
 
@@ -117,7 +127,7 @@ def steps(
 
 
 def machine_of(limits: Iterable[dict[str, Any]], precision: str, isa: str) -> Machine:
-    """The best that any round measured: a disturbed round must not lower a ceiling."""
+    """The best that was measured: a disturbed moment must not lower a ceiling."""
     kinds = ("bf16", "float32") if precision == "bf16" else ("int8",)
     bandwidth = ops = 0.0
     for sample in limits:

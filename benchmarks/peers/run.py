@@ -30,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     """Measures all rounds; 1 when a side failed, else 0.
 
     A round is: what the machine can do, then every side once per shape and precision, the sides
-    next to each other and beginning with another one each round. Samples that the file already
-    holds are not measured again; a side that failed is left out of the later rounds of this run.
+    next to each other and beginning with another one each round. Memory, which virtual machines
+    share, is measured before and after each side too. Samples that the file already holds are not
+    measured again; a side that failed is left out of the later rounds of this run.
     """
     work_dir = args.work_dir.resolve()
     measure = tuple(name for name in MEASUREMENTS if name not in args.skip)
@@ -133,9 +134,12 @@ def measure_side(
     }
     try:
         warm_page_cache(launch.model)
+        limits = [limits_of_machine(case.num_threads)]
         before = cpu_seconds()
         sample |= run_driver(launch, case.num_threads, json.dumps(task), work_dir, timeout_s)
         sample["disturbance"] = disturbance(before, cpu_seconds())
+        limits.append(limits_of_machine(case.num_threads))
+        sample["bandwidth_gb_s"] = max(measured["bandwidth_gb_s"] for measured in limits)
     except (OSError, ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
         sample["error"] = str(error)[-2000:].replace(str(work_dir), "").replace(str(ROOT), "")
     return sample
