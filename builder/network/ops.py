@@ -186,9 +186,9 @@ def add(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
 def gather_rows(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
     """(x `[tokens, n]`) -> `[logits, n]`: the rows that want logits."""
     (x,) = inputs
-    x = _value(x, "f32")
+    x = _value(x)
     _expect(x.rows == "tokens", "x is not packed tokens")
-    return OutputType("logits", x.columns, "f32")
+    return OutputType("logits", x.columns, x.dtype)
 
 
 @rule

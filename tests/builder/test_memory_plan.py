@@ -37,9 +37,9 @@ def test_numbers_are_those_of_the_model(planned: PlannedBuild) -> None:
     assert plan.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
     assert plan.kv_block_bytes == 32 * plan.kv_bytes_per_token
     # hidden, norm, qkv, attention, norm, activation, angles (gate and up are never stored);
-    # hidden, norm, logits
+    # attention, hidden, norm, activation, norm, logits
     per_token = 4 * (128 + 128 + 256 + 128 + 128 + 256 + 32)
-    per_logit_row = 4 * (128 + 128 + 320)
+    per_logit_row = 4 * (128 + 128 + 128 + 256 + 128 + 320)
     assert plan.workspace_bytes == 100 * per_token + 7 * per_logit_row
     assert plan.num_full_sequences == 7  # no more than max_batch_size is of use
     assert plan.kv_cache_bytes == plan.num_kv_blocks * plan.kv_block_bytes

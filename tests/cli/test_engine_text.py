@@ -28,11 +28,12 @@ def text_of(
 def test_layers_alike_are_shown_once(tmp_path: Path) -> None:
     text = text_of(tmp_path, shows_all=False)
     program = text[text.index("Program (") : text.index("Weights (")]
-    # Two kinds of layers: the upper two have a window.
+    # Three kinds of layers: from the third on they have a window, the last drops rows.
     assert program.count("for layer N in") == 2
-    assert "for layer N in 0 .. 1:" in program and "for layer N in 2 .. 11:" in program
-    assert program.count("paged_attention(") == 2
-    assert program.count("sliding_window=9") == 1
+    assert "for layer N in 0 .. 1:" in program and "for layer N in 2 .. 10:" in program
+    assert program.count("paged_attention(") == 3
+    assert program.count("sliding_window=9") == 2
+    assert "attention.last_rows = gather_rows(attention)" in program
     assert "hidden_states += linear(swiglu, model.layers.N.mlp.down_proj.weight, .scale" in program
     weights = text[text.index("Weights (") :]
     assert weights.count("for layer N in 0 .. 11:") == 1

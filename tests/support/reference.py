@@ -261,7 +261,9 @@ class _Rank:
             self._store(step, np.add.reduceat(self._float(x), begins, axis=1))
 
     def _gather_rows(self, step: StepRecord) -> None:
-        self._store(step, self._float(step.inputs[0]))  # all rows want logits here
+        (x,), (y,) = step.inputs, step.outputs
+        assert isinstance(x, ValueRecord) and x.dtype == y.dtype
+        self._values[y.name] = self._values[x.name]  # all rows want logits here
 
     def _add(self, step: StepRecord) -> None:
         self._store(step, self._values[step.outputs[0].name] + self._float(step.inputs[0]))

@@ -83,11 +83,15 @@ class Constants:
                     packed = _packed(operand, in_linears.get(operand), is_static)
                     self._weights[operand] = packed
         self.inverses: dict[str, Tensor] = {}
+        producers = network.producers()
         for node in network.nodes:
             if node.op == "linear":
                 inverse = self._weights[node.weight(1)].inverse
                 if inverse is not None:
-                    self.inverses[node.value(0).name] = inverse
+                    quantized = producers[node.value(0).name]
+                    if quantized.op == "gather_rows":  # of codes
+                        quantized = producers[quantized.value(0).name]
+                    self.inverses[quantized.output.name] = inverse
         weights = self._weights.values()
         self.tensors = (
             self.inv_freq,

@@ -9,6 +9,8 @@ from enginery.builder.cache import Cache
 from enginery.builder.engine.program import Program
 from enginery.builder.memory_plan import Workspace
 from enginery.builder.network.network import Network
+from enginery.builder.network.passes.gather_early import gather_early
+from enginery.builder.network.verifier import verify
 from enginery.builder.options import BuildOptions
 from enginery.builder.sku import Sku
 from enginery.builder.targets.artifacts import Artifacts, NoArtifacts
@@ -35,6 +37,7 @@ class CpuTarget:
             OptionError: the kernels do not take the share of a rank.
         """
         check_kernels_take(network, options)
+        network = verify(gather_early(network), after="gather_early")
         constants = Constants(network, options)
         buffers, steps = lower_steps(network, constants)
         program = Program(

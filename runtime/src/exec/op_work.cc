@@ -11,9 +11,8 @@ std::string_view WeightRole(std::string_view tensor_name) {
 }
 
 ProductWork::ProductWork(const StepReader& step, size_t weight, const ValueOperand& x)
-    // A tied weight has the embedding's name.
-    : role_(x.rows == Rows::kLogits ? "lm_head" : WeightRole(step.tensor(weight).name)),
-      unit_(Name(x.dtype)) {
+    : role_(WeightRole(step.tensor(weight).name)), unit_(Name(x.dtype)) {
+  if (role_ == "embed_tokens") role_ = "lm_head";  // a tied weight has the embedding's name
   for (size_t i = 0; i < step.step().inputs.size(); ++i) {
     if (step.step().inputs[i].kind != Operand::Kind::kTensor) continue;
     bytes_ += static_cast<int64_t>(step.tensor(i).bytes);

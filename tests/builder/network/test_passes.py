@@ -13,6 +13,7 @@ from enginery.builder.build import run_passes
 from enginery.builder.checkpoint.config import read_config
 from enginery.builder.models.decoder import build_decoder
 from enginery.builder.network.network import Network
+from enginery.builder.network.passes.gather_early import gather_early
 from enginery.builder.network.text import to_text
 from enginery.builder.network.verifier import verify
 from enginery.builder.options import BuildRequest, resolve_options
@@ -80,6 +81,32 @@ def test_fusion_leaves_nine_of_a_layers_thirteen_nodes(tmp_path: Path) -> None:
     }
     accumulating = [n for n in fused.nodes if n.op == "linear" and n.inputs[3] is not None]
     assert len(accumulating) == 2 * 3
+
+
+@pytest.mark.parametrize("mapping", [Mapping(), Mapping(2, 1)], ids=["alone", "rank 1 of 2"])
+@pytest.mark.parametrize("qformat", ["none", "int8_dynamic", "w4a8_dynamic"])
+def test_rows_that_want_no_logits_leave_after_the_last_attention(
+    tmp_path: Path, qformat: str, mapping: Mapping
+) -> None:
+    plain = plain_network(tmp_path, family="llama", num_layers=3, num_heads=8, head_dim=32)
+    network = passed(plain, tmp_path, qformat=qformat, tp_size=mapping.tp_size)
+    late = shard(network, mapping)
+    early = verify(gather_early(late), after="gather_early")
+    ops = [node.op for node in early.nodes]
+    last_attention = len(ops) - 1 - ops[::-1].index("paged_attention")
+    assert {node.output.rows for node in early.nodes[: last_attention + 1]} == {"tokens"}
+    assert {node.output.rows for node in early.nodes[last_attention + 1 :]} == {"logits"}
+    # What the attention gives as it is stored, and the residual stream.
+    gathers = [node for node in early.nodes if node.op == "gather_rows"]
+    attended, residual = (node.value(0) for node in gathers)
+    assert attended == late.nodes[last_attention].output
+    assert residual.name == "layers.1.mlp_residual"
+    # All else is computed as before, by the same names.
+    others = [node for node in early.nodes if node.op != "gather_rows"]
+    was = [node for node in late.nodes if node.op != "gather_rows"]
+    assert [(node.op, node.output.name) for node in others] == [
+        (node.op, node.output.name) for node in was
+    ]
 
 
 def test_a_network_of_two_ranks_holds_the_same_weights_in_halves(tmp_path: Path) -> None:

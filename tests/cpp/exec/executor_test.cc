@@ -148,6 +148,8 @@ const std::map<std::string, TestModelOptions>& Schemes() {
        {.x = DType::kI8, .weight = DType::kI8, .scales_columns = true}},
       {"tp 2", {.tp_size = 2}},
       {"tp 2 int8_dynamic", {.x = DType::kI8, .weight = DType::kI8, .tp_size = 2}},
+      {"int8_dynamic, gathered early",
+       {.x = DType::kI8, .weight = DType::kI8, .kv = DType::kBF16, .gathers_early = true}},
   };
   return schemes;
 }
@@ -265,6 +267,35 @@ TEST(only_wanted_rows_get_logits) {
   }
   builder.logit_rows = {};
   CHECK(harness.Step(builder).empty());
+}
+
+// A prompt in two chunks, of which the first wants no logits, beside another that has none at all.
+TEST(rows_that_want_no_logits_may_leave_after_the_last_attention) {
+  const auto first = RandomTokens(40, 12), second = RandomTokens(9, 13);
+  for (const DType x : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (const int64_t tp_size : {1, 2}) {
+      for (const bool scales_columns : {false, true}) {
+        TestModelOptions options{.x = x,
+                                 .weight = x,
+                                 .kv = DType::kBF16,
+                                 .tp_size = tp_size,
+                                 .scales_columns = scales_columns};
+        std::vector<std::vector<float>> logits;
+        for (const bool gathers_early : {false, true}) {
+          options.gathers_early = gathers_early;
+          TestModel model(options);
+          Harness harness(model, *FindKernels("auto"), 2);
+          BatchBuilder begin({Chunk{first, 0, 30, {0, 1}}}, 16);
+          begin.logit_rows = {};
+          CHECK(harness.Step(begin).empty());
+          BatchBuilder end({Chunk{first, 30, 40, {0, 1, 2}}, Chunk{second, 0, 9, {3}}}, 16);
+          end.logit_rows = {4, 9};
+          logits.push_back(harness.Step(end));
+        }
+        CHECK(SameBits(logits[0], logits[1]));
+      }
+    }
+  }
 }
 
 TEST(greedy_records_get_their_tokens_and_the_others_none) {

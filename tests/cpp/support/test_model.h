@@ -26,6 +26,7 @@ struct TestModelOptions {
   int64_t num_layers = 2;
   bool scales_columns = false;  // of what the output projection reads
   int64_t group = 0;            // the norms' sums in such groups feed qkv; 0: they do not
+  bool gathers_early = false;   // rows that want no logits leave after the last attention
 };
 
 class TestModel {
@@ -145,21 +146,28 @@ class TestModel {
     AddStep(program, "add", {partial}, {hidden});
   }
 
-  void AddLayer(Program& program, int64_t layer, int64_t rank, Operand hidden, Operand inv_freq) {
+  static Operand Gathered(Program& program, Operand from) {
+    const Value x = program.values[from.index];
+    const Operand y = NewValue(program, "last_" + x.name, x.dtype, Rows::kLogits,
+                               static_cast<int64_t>(x.columns));
+    AddStep(program, "gather_rows", {from}, {y});
+    return y;
+  }
+
+  // Returns the residual stream: `hidden`, or the rows of it that are left.
+  Operand AddLayer(Program& program, int64_t layer, int64_t rank, Operand hidden,
+                   Operand inv_freq) {
     const int64_t tp = options_.tp_size;
     const int64_t heads = kHeads / tp, kv_heads = kKvHeads / tp, width = kIntermediate / tp;
     const auto seed = static_cast<uint32_t>(100 * (layer + 1));
+    Rows rows = Rows::kTokens;
     const auto value = [&](const char* name, DType dtype, int64_t columns) {
-      return NewValue(program, name + std::to_string(layer), dtype, Rows::kTokens, columns);
+      return NewValue(program, name + std::to_string(layer), dtype, rows, columns);
     };
     const Operand norm = value("norm", options_.x, kHidden);
     const Operand qkv = value("qkv", DType::kF32, (heads + 2 * kv_heads) * kHeadDim);
     const DType context_dtype = options_.scales_columns ? DType::kF32 : options_.x;
     Operand context = value("context", context_dtype, heads * kHeadDim);
-    const Operand partial = value("partial", DType::kF32, kHidden);
-    const Operand gate_up = value("gate_up", DType::kF32, 2 * width);
-    const Operand act = value("act", options_.x, width);
-
     AddStep(program, "rms_norm", {hidden, Norm(program, kHidden, seed)}, {norm},
             {{"epsilon", 1e-5}});
     const auto slice = [&](const Rows2d& w) {
@@ -190,6 +198,16 @@ class TestModel {
             {{"layer", layer},
              {"scale", 1 / std::sqrt(static_cast<double>(kHeadDim))},
              {"sliding_window", options_.sliding_window}});
+    Operand mlp_norm = norm;
+    if (options_.gathers_early && layer == options_.num_layers - 1) {
+      rows = Rows::kLogits;
+      context = Gathered(program, context);
+      hidden = Gathered(program, hidden);
+      mlp_norm = value("mlp_norm", options_.x, kHidden);
+    }
+    const Operand partial = value("partial", DType::kF32, kHidden);
+    const Operand gate_up = value("gate_up", DType::kF32, 2 * width);
+    const Operand act = value("act", options_.x, width);
     const int64_t o_width = heads * kHeadDim;
     if (options_.scales_columns) {
       const auto factors = RandomFloats(kHeads * kHeadDim, seed + 13, 2.0f);
@@ -204,16 +222,17 @@ class TestModel {
                 ColumnSlice(Weight(kHidden, kHeads * kHeadDim, seed + 7), rank * o_width,
                             (rank + 1) * o_width),
                 hidden, partial);
-    AddStep(program, "rms_norm", {hidden, Norm(program, kHidden, seed + 8)}, {norm},
+    AddStep(program, "rms_norm", {hidden, Norm(program, kHidden, seed + 8)}, {mlp_norm},
             {{"epsilon", 1e-5}});
     Rows2d gate_up_weight = slice(Weight(kIntermediate, kHidden, seed + 9));
     Append(gate_up_weight, slice(Weight(kIntermediate, kHidden, seed + 10)));
-    AddLinear(program, norm, gate_up_weight, gate_up, false);
+    AddLinear(program, mlp_norm, gate_up_weight, gate_up, false);
     AddStep(program, "silu_mul", {gate_up}, {act});
     AddResidual(
         program, act,
         ColumnSlice(Weight(kHidden, kIntermediate, seed + 11), rank * width, (rank + 1) * width),
         hidden, partial);
+    return hidden;
   }
 
   Program MakeRank(int64_t rank) {
@@ -252,18 +271,18 @@ class TestModel {
       frequencies.push_back(std::pow(100.0f, -2.0f * static_cast<float>(i) / kHeadDim));
     }
     const Operand inv_freq = Vector(program, DType::kF32, frequencies);
-    const Operand hidden = NewValue(program, "hidden", DType::kF32, Rows::kTokens, kHidden);
+    Operand hidden = NewValue(program, "hidden", DType::kF32, Rows::kTokens, kHidden);
     AddStep(program, "embed", {table, kAbsent}, {hidden});
     for (int64_t layer = 0; layer < options_.num_layers; ++layer) {
-      AddLayer(program, layer, rank, hidden, inv_freq);
+      hidden = AddLayer(program, layer, rank, hidden, inv_freq);
     }
-    const Operand last = NewValue(program, "last", DType::kF32, Rows::kLogits, kHidden);
+    const Operand last = options_.gathers_early ? hidden : Gathered(program, hidden);
     const Operand last_norm = NewValue(program, "last_norm", options_.x, Rows::kLogits, kHidden);
     const Operand logits = NewValue(program, "logits", DType::kF32, Rows::kLogits, kVocab);
-    AddStep(program, "gather_rows", {hidden}, {last});
     AddStep(program, "rms_norm", {last, Norm(program, kHidden, 2)}, {last_norm},
             {{"epsilon", 1e-5}});
     const Rows2d lm_head = Weight(kVocab, kHidden, 3);
+    const size_t first_tensor = program.tensors.size();
     if (tp == 1) {
       AddLinear(program, last_norm, lm_head, logits, false);
     } else {
@@ -272,6 +291,7 @@ class TestModel {
                 part, false);
       AddStep(program, "all_gather", {part}, {logits});
     }
+    program.tensors[first_tensor].name = "lm_head.weight";
     return program;
   }
 

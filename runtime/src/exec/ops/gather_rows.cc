@@ -14,9 +14,11 @@ class GatherRows final : public Op {
   void Run(const StepContext& context) const override {
     const Matrix& x = context.value(x_.index);
     const Matrix& y = context.value(y_.index);
+    const auto row_bytes = static_cast<size_t>(x_.columns) * ElementBits(x_.dtype) / 8;
     ForEachRow(context, context.batch.num_logit_rows, x_.columns, [&](int64_t row, int) {
-      std::memcpy(y.row<float>(row), x.row<float>(context.batch.logit_rows[row]),
-                  static_cast<size_t>(x_.columns) * sizeof(float));
+      const int64_t from = context.batch.logit_rows[row];
+      std::memcpy(y.row<std::byte>(row), x.row<std::byte>(from), row_bytes);
+      if (x_.dtype == DType::kI8) y.scales[row] = x.scales[from];
     });
   }
 
@@ -30,8 +32,8 @@ class GatherRows final : public Op {
 
 PreparedStep PrepareGatherRows(const StepReader& step, PlanBuilder&) {
   step.Expect(1, 1, {});
-  const ValueOperand x = step.input(0, {DType::kF32});
-  const ValueOperand y = step.output(0, {DType::kF32});
+  const ValueOperand x = step.input(0, {DType::kF32, DType::kBF16, DType::kI8});
+  const ValueOperand y = step.output(0, {x.dtype});
   step.ExpectColumns("output 0", y.columns, x.columns);
   if (x.rows != Rows::kTokens || y.rows != Rows::kLogits) {
     step.ThrowInvalid("gathers rows of logits from rows of tokens");
