@@ -57,6 +57,8 @@ struct StepContext {
   }
 };
 
+struct Product;
+
 class Op {
  public:
   Op() = default;
@@ -66,6 +68,8 @@ class Op {
 
   // Runs on one rank. Does not throw or allocate.
   virtual void Run(const StepContext& context) const = 0;
+  // Where this multiplies by a weight, that product (ops/product.h); else null.
+  virtual Product* product() { return nullptr; }
   // What Run does for this step, as the shapes imply it.
   virtual OpWork Work(const StepContext& context) const = 0;
 };

@@ -9,6 +9,7 @@
 #include "base/str_cat.h"
 #include "engine/invalid.h"
 #include "exec/ops/ops.h"
+#include "exec/ops/product.h"
 
 namespace enginery {
 namespace {
@@ -263,8 +264,21 @@ void PlanBuilder::ExpectWritten(const StepReader& step, const ValueOperand& valu
   if (!is_written_[value.index]) step.ThrowInvalid("adds to a value that no step has written");
 }
 
+// Tells every product which one comes after it; the last, that of the next run's beginning.
+void PlanBuilder::LinkProducts() {
+  std::vector<Product*> products;
+  for (const PreparedStep& step : plan_.steps) {
+    const auto* op = std::get_if<std::unique_ptr<Op>>(&step);
+    if (op != nullptr && (*op)->product() != nullptr) products.push_back((*op)->product());
+  }
+  for (size_t i = 0; i < products.size(); ++i) {
+    products[i]->next = products[(i + 1) % products.size()];
+  }
+}
+
 Plan PlanBuilder::Build() && {
   for (size_t i = 0; i < program_.steps.size();) i += PrepareSteps(i);
+  LinkProducts();
   if (!is_written_[plan_.logits]) {
     throw Error(ENGINERY_INVALID_PROGRAM, "no step writes the value \"logits\"");
   }

@@ -90,6 +90,7 @@ class PlanBuilder {
   void TrackOperands(const StepReader& step, size_t index,
                      std::optional<size_t> without = std::nullopt);
   void FindLogits();
+  void LinkProducts();
 
   const Program& program_;
   int64_t tp_size_;

@@ -119,6 +119,13 @@ struct KvBlock {
 struct KvBlocks {
   const KvBlock* first;
   int64_t count;
+
+  // Those with any of the tile's tokens before `end`.
+  KvBlocks Before(int64_t end) const {
+    int64_t seen = count;
+    while (seen > 0 && first[seen - 1].column >= end) --seen;
+    return {first, seen};
+  }
 };
 
 // Rows of x by the columns of blocks that follow each other.
@@ -404,6 +411,16 @@ class TileBlocks {
   KvBlock keys_[kMaxAttentionTileBlocks], values_[kMaxAttentionTileBlocks];
 };
 
+ENGINERY_INLINE float* ResultOf(const AttentionArgs& args, int64_t row) {
+  return args.y + row / args.group_size * args.y_pitch + row % args.group_size * args.head_dim;
+}
+
+// Where a row goes has left the caches since it was last written.
+ENGINERY_INLINE void FetchResult(const AttentionArgs& args, int64_t row) {
+  const float* y = ResultOf(args, row);
+  for (int64_t d = 0; d < args.head_dim; d += kLanes) __builtin_prefetch(y + d, 1);
+}
+
 template <class Products>
 void Attention(const AttentionArgs& args) {
   using Operand = typename Products::Operand;
@@ -422,7 +439,7 @@ void Attention(const AttentionArgs& args) {
         Larger(tile_begin, args.first_position - window + 1) / args.tokens_per_block;
     const int64_t last_block =
         Smaller(tile_begin + tile - 1, last_position) / args.tokens_per_block;
-    const int64_t columns = (last_block + 1) * args.tokens_per_block - tile_begin;
+    const int64_t tile_columns = (last_block + 1) * args.tokens_per_block - tile_begin;
     const TileBlocks<Products> blocks(args, rows, tile_begin, first_block, last_block,
                                       last_position + 1);
 
@@ -433,12 +450,18 @@ void Attention(const AttentionArgs& args) {
         Smaller(args.num_queries, tile_begin + tile - 1 + window - args.first_position);
     const int64_t row_end = end_query * args.group_size;
     const auto end_of = [&](int64_t row) ENGINERY_LAMBDA_INLINE {
-      return Smaller(columns, args.first_position + row / args.group_size + 1 - tile_begin);
+      return Smaller(tile_columns, args.first_position + row / args.group_size + 1 - tile_begin);
     };
     for (int64_t begin = first_query * args.group_size; begin < row_end;) {
       rows.first_row = begin / Products::kRowsAtOnce * Products::kRowsAtOnce;
       const int64_t end = Smaller(row_end, rows.first_row + Products::kRowsAtOnce);
-      Products::Scores(args, rows, begin, end, blocks.keys());
+      if ((t + 1) * tile > last_position) {
+        for (int64_t r = begin; r < end; ++r) FetchResult(args, r);
+      }
+      // No row sees more than the last one.
+      const KvBlocks keys = blocks.keys().Before(end_of(end - 1));
+      const int64_t columns = keys.first[keys.count - 1].column + args.tokens_per_block;
+      Products::Scores(args, rows, begin, end, keys);
       // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come,
       // and other rows' fill the time.
       constexpr int64_t kMaxima = 8;
@@ -454,12 +477,12 @@ void Attention(const AttentionArgs& args) {
           SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
         }
       }
-      Products::Values(args, rows, begin, end, blocks.values());
+      Products::Values(args, rows, begin, end, {blocks.values().first, keys.count});
       begin = end;
     }
   }
   for (int64_t r = 0; r < num_rows; ++r) {
-    float* y = args.y + r / args.group_size * args.y_pitch + r % args.group_size * args.head_dim;
+    float* y = ResultOf(args, r);
     const F32 inverse = Set1(args.value_scale / rows.denominator[r]);
     for (int64_t d = 0; d < args.head_dim; d += kLanes) {
       const F32 sums = Load(rows.sums_of(r) + d);

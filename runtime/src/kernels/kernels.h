@@ -43,7 +43,8 @@ struct LinearArgs {
   int64_t y_pitch;             // floats from row to row
   int64_t num_rows, n, k;
   int64_t panel_begin, panel_end;
-  bool accumulate;  // y += instead of y =
+  bool accumulate;   // y += instead of y =
+  const void* next;  // packed weights that the thread is likely to multiply next, or null
 
   int64_t num_groups() const { return (k + group - 1) / group; }
 };

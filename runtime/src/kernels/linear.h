@@ -36,6 +36,12 @@ class PanelFinish {
         scale_(args.scale == nullptr ? Set1(1.0f) : LoadFirst(args.scale + channel, count_)),
         bias_(args.bias == nullptr ? Set1(-0.0f) : LoadFirst(args.bias + channel, count_)) {}
 
+  // What the constructor reads comes from memory too.
+  static ENGINERY_INLINE void Fetch(const LinearArgs& args, int64_t channel) {
+    if (args.scale != nullptr) __builtin_prefetch(args.scale + channel);
+    if (args.bias != nullptr) __builtin_prefetch(args.bias + channel);
+    if (args.column_sums != nullptr) __builtin_prefetch(args.column_sums + channel);
+  }
   bool is_whole() const { return count_ == kPanelChannels; }
   ENGINERY_INLINE F32 Result(const typename Dot::Accumulator& accumulator, const LinearArgs& args,
                              int64_t row) const {
@@ -67,17 +73,23 @@ constexpr int64_t kFetchAhead = 2048;  // bytes, in each of several streams
 template <int kPanels>
 class OwnPrefetch {
  public:
-  // Of any of the panels of a product with Dot.
+  // Of the kPanels panels from `panel` on of a product with Dot.
   template <class Dot>
-  static ENGINERY_INLINE OwnPrefetch For(const LinearArgs& args) {
+  static ENGINERY_INLINE OwnPrefetch For(const LinearArgs& args, int64_t panel) {
     const int64_t num_groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
-    return OwnPrefetch(num_groups - kBytes / Dot::kWeightBytes);
+    const int64_t panel_bytes = num_groups * Dot::kWeightBytes;
+    // What lies ahead of a panel's end is the next panel: of several, one that is multiplied
+    // already.
+    int64_t step = (kPanels - 1) * panel_bytes;
+    if (panel + kPanels >= args.panel_end && args.next != nullptr) {
+      step = static_cast<const std::byte*>(args.next) - static_cast<const std::byte*>(args.weight) -
+             (panel + 1) * panel_bytes;
+    }
+    return OwnPrefetch(num_groups - kBytes / Dot::kWeightBytes, step);
   }
   // For the group of k whose weights begin at `weight`.
   ENGINERY_INLINE void FetchGroup(const std::byte* weight, int64_t panel_bytes) {
-    // What lies ahead of a panel's end is the next panel: of several, one that is multiplied
-    // already.
-    if (kPanels > 1 && num_own_groups_-- == 0) ahead_ += (kPanels - 1) * panel_bytes;
+    if (num_own_groups_-- == 0) ahead_ += step_;
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) __builtin_prefetch(weight + p * panel_bytes + ahead_);
   }
@@ -85,14 +97,17 @@ class OwnPrefetch {
  private:
   static constexpr int64_t kBytes = kPanels == 1 ? 2 * kFetchAhead : kFetchAhead;
 
-  explicit ENGINERY_INLINE OwnPrefetch(int64_t num_own_groups) : num_own_groups_(num_own_groups) {}
+  ENGINERY_INLINE OwnPrefetch(int64_t num_own_groups, int64_t step)
+      : num_own_groups_(num_own_groups), step_(step) {}
 
   int64_t ahead_ = kBytes;
   int64_t num_own_groups_;  // that have own weights ahead of them
+  int64_t step_;            // from a panel's end to what is read then
 };
 
 // Where multiplying takes longer: the next panel group, of which each tile has its share, so that
-// memory is read at an even pace. Nothing of use for the last group, and where two do not fit L2.
+// memory is read at an even pace; during the last one, what the thread multiplies after it. Nothing
+// of use where two groups do not fit L2.
 class NextPrefetch {
  public:
   // The share of the tile of rows [row, row + num_rows) over the kPanels panels from `panel` on.
@@ -103,8 +118,10 @@ class NextPrefetch {
     const int64_t group_bytes = kPanels * num_groups * Dot::kWeightBytes;
     const auto* group =
         static_cast<const std::byte*>(args.weight) + panel * num_groups * Dot::kWeightBytes;
-    if (panel + 2 * kPanels > args.panel_end || group_bytes > kMaxGroupBytes) return {group, 0};
-    return {group + group_bytes + group_bytes * row / args.num_rows,
+    const bool is_last = panel + kPanels >= args.panel_end;
+    if ((is_last && args.next == nullptr) || group_bytes > kMaxGroupBytes) return {group, 0};
+    const auto* next = is_last ? static_cast<const std::byte*>(args.next) : group + group_bytes;
+    return {next + group_bytes * row / args.num_rows,
             (kPanels * int64_t{Dot::kWeightBytes} * num_rows + args.num_rows - 1) / args.num_rows};
   }
   ENGINERY_INLINE void FetchGroup(const std::byte*, int64_t) {
@@ -142,12 +159,16 @@ void Tile(const LinearArgs& args, int64_t row, int64_t panel, Prefetch prefetch,
   const std::byte* x = static_cast<const std::byte*>(args.x) + row * args.x_pitch;
   const int64_t x_pitch = args.x_pitch;
 
-  if (args.accumulate) {
-    // What is added to has left the caches since it was written.
-    for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(to.y + r * to.pitch + p * kPanelChannels, 1);
-      }
+#pragma GCC unroll 8
+  for (int p = 0; p < kPanels; ++p) {
+    PanelFinish<Dot>::Fetch(args, (panel + p) * kPanelChannels);
+  }
+  // What is written has left the caches since it was last, too.
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      __builtin_prefetch(to.y + r * to.pitch + p * kPanelChannels, 1);
     }
   }
   typename Dot::Accumulator sums[kRows][kPanels];
@@ -249,7 +270,7 @@ template <class Dot, int kStreams>
 void LinearOfFewRows(const LinearArgs& args) {
   ForEachPanelGroup<kStreams>(args.panel_begin, args.panel_end, [&]<int kPanels>(int64_t panel) {
     TileOf<Dot, Dot::kMaxRows, kPanels>(args, args.num_rows, 0, panel,
-                                        OwnPrefetch<kPanels>::template For<Dot>(args),
+                                        OwnPrefetch<kPanels>::template For<Dot>(args, panel),
                                         TileOutput::At(args, 0, panel));
   });
 }

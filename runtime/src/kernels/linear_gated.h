@@ -44,6 +44,7 @@ template <class Dot>
 void Gated(const LinearArgs& gates) {
   LinearArgs ups = gates;  // for they end elsewhere
   ups.panel_end += gates.n / 2 / kPanelChannels;
+  ups.next = nullptr;
   ForEachPanelGroup<Dot::kPanels>(
       gates.panel_begin, gates.panel_end,
       [&]<int kPanels>(int64_t panel) { GatedPanelGroup<Dot, kPanels>(gates, ups, panel); });

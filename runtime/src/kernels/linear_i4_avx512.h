@@ -146,7 +146,8 @@ void LinearI8I4(const LinearArgs& args) {
   if (args.num_rows <= kFewRows) {
     ForEachPanelGroup<kStreams>(args.panel_begin, args.panel_end, [&]<int kPanels>(int64_t panel) {
       TileOfI4<kFewRows, kPanels>(args, args.num_rows, 0, panel,
-                                  OwnPrefetch<kPanels>::template For<I4Codes>(args), shifts, sums);
+                                  OwnPrefetch<kPanels>::template For<I4Codes>(args, panel), shifts,
+                                  sums);
     });
     return;
   }

@@ -119,6 +119,7 @@ void LinearUnpacked(const LinearArgs& args) {
     }
     LinearArgs unpacked = OfPanels(args, panel, end, Unpack::PanelBytesOf(args.k));
     unpacked.weight = args.scratch;
+    unpacked.next = nullptr;
     kLinear(unpacked);
   }
 }

@@ -45,6 +45,7 @@ class KvAppend final : public Op {
     const int64_t* slots = context.batch.slot_mapping;
     const auto body = [&](int64_t begin, int64_t end, int thread) {
       for (int64_t row = begin; row < end; ++row) {
+        FetchRow(qkv, row + 1, qkv_.columns * 4);
         Rotate(context, row, qkv.row<float>(row));
         WriteKeys(context, row, context.thread_scratch(thread));
       }

@@ -10,29 +10,27 @@ class Linear final : public Op {
   Linear(Product product, const ValueOperand& y) : product_(std::move(product)), y_(y) {}
 
   void Run(const StepContext& context) const override {
-    const int64_t num_rows = context.num_rows(y_.rows);
-    if (num_rows == 0) return;
+    if (context.num_rows(y_.rows) == 0) return;
     const Matrix& y = context.value(y_.index);
     const LinearKernel kernel = context.kernels.*product_.kernel;
-    const int64_t num_panels = (y_.columns + kPanelChannels - 1) / kPanelChannels;
-    const ProductTasks tasks(context, context.value(product_.x.index), num_rows, num_panels);
+    const ProductTasks tasks(context, product_);
     context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
       const ProductTask task = tasks[index];
-      LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
+      LinearArgs args = product_.ForTask(context, task, thread);
       args.y = y.row<float>(task.row);
       args.y_pitch = y.pitch / static_cast<int64_t>(sizeof(float));
-      args.panel_begin = task.panel_begin;
-      args.panel_end = task.panel_end;
       kernel(args);
     });
   }
+
+  Product* product() override { return &product_; }
 
   OpWork Work(const StepContext& context) const override {
     return product_.work.ForRows("linear", context.num_rows(y_.rows));
   }
 
  private:
-  const Product product_;
+  Product product_;
   const ValueOperand y_;
 };
 

@@ -30,26 +30,29 @@ class LinearSiluMul final : public Op {
   void Run(const StepContext& context) const override {
     const int64_t num_rows = context.num_rows(y_.rows);
     if (num_rows == 0) return;
-    const int64_t num_panels = y_.columns / kPanelChannels;
-    const ProductTasks tasks(context, context.value(product_.x.index), num_rows, num_panels);
+    const ProductTasks tasks(context, product_);
     const LinearKernel gated = GatedKernel(context, num_rows);
     context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
       const ProductTask task = tasks[index];
       if (gated != nullptr) return RunGated(context, task, gated, thread);
       const int64_t at_once = context.kernels.panels_at_once;
       const int64_t panels = kPieceFloats / task.num_rows / kPanelChannels / at_once * at_once;
+      const LinearArgs args = product_.ForTask(context, task, thread);
       for (int64_t p = task.panel_begin; p < task.panel_end; p += panels) {
-        RunPiece(context, task, p, std::min(p + panels, task.panel_end), thread);
+        RunPiece(context, args, task.row, p, std::min(p + panels, task.panel_end), thread);
       }
     });
     if (y_.dtype != DType::kI8) return;
     const Matrix& rounded = context.value(rounded_);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, num_rows, y_.columns, [&](int64_t row, int) {
+      FetchRow(rounded, row + 1, y_.columns * 2);
       context.kernels.quantize_bf16_row(rounded.row<uint16_t>(row), y_.columns, y.row<uint8_t>(row),
                                         &y.scales[row]);
     });
   }
+
+  Product* product() override { return &product_; }
 
   OpWork Work(const StepContext& context) const override {
     return product_.work.ForRows("linear+silu_mul", context.num_rows(y_.rows));
@@ -68,47 +71,47 @@ class LinearSiluMul final : public Op {
   void RunGated(const StepContext& context, const ProductTask& task, LinearKernel gated,
                 int thread) const {
     const Matrix& to = context.value(rounded_);
-    LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
+    LinearArgs args = product_.ForTask(context, task, thread);
     args.y = reinterpret_cast<float*>(to.row<uint16_t>(task.row));
     args.y_pitch = to.pitch / static_cast<int64_t>(sizeof(uint16_t));
-    args.panel_begin = task.panel_begin;
-    args.panel_end = task.panel_end;
     gated(args);
   }
 
-  void RunPiece(const StepContext& context, const ProductTask& task, int64_t panel_begin,
-                int64_t panel_end, int thread) const {
+  // The panels [panel_begin, panel_end) of `task`, whose rows begin at `row`.
+  void RunPiece(const StepContext& context, const LinearArgs& task, int64_t row,
+                int64_t panel_begin, int64_t panel_end, int thread) const {
     const LinearKernel kernel = context.kernels.*product_.kernel;
     const int64_t column = panel_begin * kPanelChannels;
     const int64_t columns = (panel_end - panel_begin) * kPanelChannels;
     float* gate = context.thread_scratch(thread) + scratch_offset_ / 4;
     float* up = gate + task.num_rows * columns;
 
-    LinearArgs args = product_.ForRows(context, task.row, task.num_rows, thread);
-    args.y_pitch = columns;
-    const auto multiply = [&](float* to, int64_t first_panel) {
+    const auto multiply = [&](float* to, int64_t first_panel, const void* next) {
       LinearArgs piece =
-          OfPanels(args, first_panel, first_panel + panel_end - panel_begin, product_.panel_bytes);
+          OfPanels(task, first_panel, first_panel + panel_end - panel_begin, product_.panel_bytes);
       piece.y = to;
+      piece.y_pitch = columns;
+      piece.next = next;
       kernel(piece);
     };
-    multiply(gate, panel_begin);
-    multiply(up, panel_begin + y_.columns / kPanelChannels);
+    const int64_t up_panel = panel_begin + y_.columns / kPanelChannels;
+    multiply(gate, panel_begin, product_.panel(up_panel));
+    multiply(up, up_panel, panel_end < task.panel_end ? product_.panel(panel_end) : task.next);
 
     const Matrix& to = context.value(rounded_);
     for (int64_t r = 0; r < task.num_rows; ++r) {
       float* g = gate + r * columns;
       const float* u = up + r * columns;
       if (y_.dtype == DType::kF32) {
-        context.kernels.silu_mul_row(g, u, columns, to.row<float>(task.row + r) + column);
+        context.kernels.silu_mul_row(g, u, columns, to.row<float>(row + r) + column);
       } else {
         context.kernels.silu_mul_row(g, u, columns, g);
-        context.kernels.bf16_row(g, columns, to.row<uint16_t>(task.row + r) + column);
+        context.kernels.bf16_row(g, columns, to.row<uint16_t>(row + r) + column);
       }
     }
   }
 
-  const Product product_;
+  Product product_;
   const ValueOperand y_;
   const size_t rounded_;
   const int64_t scratch_offset_;
@@ -120,6 +123,7 @@ PreparedStep PrepareLinearSiluMul(const StepReader& linear, const StepReader& si
                                   PlanBuilder& plan) {
   Product product = PrepareProduct(linear, plan);
   const ValueOperand y = ReadSiluMul(silu_mul);
+  product.num_task_panels = y.columns / kPanelChannels;
   const size_t rounded =
       y.dtype == DType::kI8 ? plan.AddBuffer(y.rows, DType::kBF16, y.columns) : y.index;
   // Behind what the kernel itself takes of the scratch.

@@ -31,6 +31,7 @@ class PagedAttention final : public Op {
     const Matrix& result = context.value(config_.result);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, context.batch.num_tokens, y_.columns, [&](int64_t row, int) {
+      FetchRow(result, row + 1, y_.columns * 4);
       StoreRow(context, result.row<float>(row), y, y_.dtype, row, y_.columns,
                config_.inverse_scale);
     });

@@ -42,8 +42,6 @@ constexpr std::array kSchemes = {
 // Beyond this many columns the i32 sums of 128 * 127 could overflow.
 constexpr int64_t kMaxQuantizedColumns = 131072;
 
-constexpr int64_t kPanelsPerGroup = 4;  // a task has whole groups of them
-
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const Scheme& FindScheme(const StepReader& step, const ValueOperand& x, const Tensor& weight) {
@@ -134,50 +132,62 @@ Product PrepareProduct(const StepReader& step, PlanBuilder& plan) {
           scheme.kernel,
           scheme.gated_kernel,
           scheme.PanelBytesOf(x.columns),
+          CeilDiv(y.columns, kPanelChannels),
           scratch_bytes,
           ProductWork(step, 1, x)};
 }
 
-LinearArgs Product::ForRows(const StepContext& context, int64_t row, int64_t num_rows,
-                            int thread) const {
+LinearArgs Product::ForTask(const StepContext& context, const ProductTask& task, int thread) const {
   const Matrix& matrix = context.value(x.index);
   LinearArgs result = args;
-  result.x = matrix.row<std::byte>(row);
+  result.x = matrix.row<std::byte>(task.row);
   result.x_pitch = matrix.pitch;
-  result.x_scale = matrix.scales == nullptr ? nullptr : matrix.scales + row;
+  result.x_scale = matrix.scales == nullptr ? nullptr : matrix.scales + task.row;
   result.scratch = reinterpret_cast<std::byte*>(context.thread_scratch(thread));
-  result.num_rows = num_rows;
+  result.num_rows = task.num_rows;
+  result.panel_begin = task.panel_begin;
+  result.panel_end = task.panel_end;
+  if (task.next_panel >= 0) {
+    result.next = panel(task.next_panel);
+  } else if (next != nullptr && context.num_rows(next->x.rows) > 0) {
+    const ProductTasks tasks(context, *next);
+    result.next = next->panel(tasks[tasks.first_of(thread)].panel_begin);
+  }
   return result;
 }
 
-ProductTasks::ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows,
-                           int64_t num_panels)
-    : num_rows_(num_rows), num_panels_(num_panels) {
+ProductTasks::ProductTasks(const StepContext& context, const Product& product)
+    : num_threads_(context.pool.num_threads()),
+      num_rows_(context.num_rows(product.x.rows)),
+      num_panels_(product.num_task_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
-  const int64_t num_threads = context.pool.num_threads();
   // Each block of rows reads all weights: as many rows as a thread owns, but so many that
   // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
   // weights. A multiple of what kernels take at once.
   constexpr int64_t kBlockBytes = 3 << 19, kMinRows = 96, kMinOwnedRows = 256, kMultiple = 32;
-  const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows, num_threads));
+  const int64_t x_pitch = context.value(product.x.index).pitch;
+  const int64_t owned_rows = std::max(kMinOwnedRows, CeilDiv(num_rows_, num_threads_));
   const int64_t max_rows =
-      std::min({kMaxRows, std::max(kBlockBytes / x.pitch, kMinRows), owned_rows});
-  num_row_blocks_ = CeilDiv(num_rows, max_rows);
-  rows_per_block_ = CeilDiv(CeilDiv(num_rows, num_row_blocks_), kMultiple) * kMultiple;
-  num_row_blocks_ = CeilDiv(num_rows, rows_per_block_);
-  num_groups_ = CeilDiv(num_panels, kPanelsPerGroup);
+      std::min({kMaxRows, std::max(kBlockBytes / x_pitch, kMinRows), owned_rows});
+  num_row_blocks_ = CeilDiv(num_rows_, max_rows);
+  rows_per_block_ = CeilDiv(CeilDiv(num_rows_, num_row_blocks_), kMultiple) * kMultiple;
+  num_row_blocks_ = CeilDiv(num_rows_, rows_per_block_);
+  num_groups_ = CeilDiv(num_panels_, kPanelsPerGroup);
   // As many chunks for each thread: an odd one would be waited for.
   const int64_t chunks_per_thread =
-      std::clamp<int64_t>(num_groups_ / (num_threads * kGroupsPerTask), 1, kTasksPerThread);
-  num_chunks_ = std::min(num_groups_, num_threads * chunks_per_thread);
+      std::clamp<int64_t>(num_groups_ / (num_threads_ * kGroupsPerTask), 1, kTasksPerThread);
+  num_chunks_ = std::min(num_groups_, num_threads_ * chunks_per_thread);
 }
 
 ProductTask ProductTasks::operator[](int64_t task) const {
   const int64_t row = task / num_chunks_ * rows_per_block_;
   const int64_t chunk = task % num_chunks_;
-  return {row, std::min(rows_per_block_, num_rows_ - row),
-          num_groups_ * chunk / num_chunks_ * kPanelsPerGroup,
-          std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * kPanelsPerGroup)};
+  // The share of which the task is the last ends with it.
+  const int64_t share = CeilDiv((task + 1) * num_threads_, count());
+  const bool is_last = first_of(share) == task + 1;
+  return {row, std::min(rows_per_block_, num_rows_ - row), panel_begin(chunk),
+          std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * kPanelsPerGroup),
+          is_last ? -1 : panel_begin(task + 1)};
 }
 
 }  // namespace enginery

@@ -10,6 +10,12 @@
 
 namespace enginery {
 
+// One task of a product: a block of rows by panels that follow each other.
+struct ProductTask {
+  int64_t row, num_rows, panel_begin, panel_end;
+  int64_t next_panel;  // of the thread's next task; -1 where this is its last
+};
+
 // Operands and kernel of a product whose checks have passed.
 struct Product {
   ValueOperand x;
@@ -17,20 +23,20 @@ struct Product {
   LinearKernel Kernels::* kernel;
   LinearKernel Kernels::* gated_kernel;  // null: none in any table
   int64_t panel_bytes;
-  int64_t scratch_bytes;  // that the kernels take of the thread's
+  int64_t num_task_panels;  // what is cut into tasks: all panels, or those of the gates
+  int64_t scratch_bytes;    // that the kernels take of the thread's
   ProductWork work;
+  const Product* next = nullptr;  // the product that the program, or its next run, comes to next
 
-  // The arguments for rows [row, row + num_rows) of x; y is left to the caller.
-  LinearArgs ForRows(const StepContext& context, int64_t row, int64_t num_rows, int thread) const;
+  // The arguments for the rows and panels of a task; y is left to the caller.
+  LinearArgs ForTask(const StepContext& context, const ProductTask& task, int thread) const;
+  const std::byte* panel(int64_t p) const {
+    return static_cast<const std::byte*>(args.weight) + p * panel_bytes;
+  }
 };
 
 // Checks the operands of a `linear` of version 1 or 2 and finds its kernel. Throws Error.
 Product PrepareProduct(const StepReader& step, PlanBuilder& plan);
-
-// One task of a product: a block of rows by panels that follow each other.
-struct ProductTask {
-  int64_t row, num_rows, panel_begin, panel_end;
-};
 
 // Cuts rows by panels into tasks. Few rows are not cut: each thread streams its own weights. Many
 // are: each thread has its own rows (ThreadPool gives it consecutive tasks), which stay in its
@@ -41,12 +47,20 @@ class ProductTasks {
  public:
   static constexpr int64_t kMaxRows = 512;  // of a task
 
-  ProductTasks(const StepContext& context, const Matrix& x, int64_t num_rows, int64_t num_panels);
+  ProductTasks(const StepContext& context, const Product& product);
   int64_t count() const { return num_row_blocks_ * num_chunks_; }
   ProductTask operator[](int64_t task) const;
+  // The first that the thread is given.
+  int64_t first_of(int64_t thread) const { return count() * thread / num_threads_; }
 
  private:
-  int64_t num_rows_, num_panels_;
+  int64_t panel_begin(int64_t task) const {
+    return num_groups_ * (task % num_chunks_) / num_chunks_ * kPanelsPerGroup;
+  }
+
+  static constexpr int64_t kPanelsPerGroup = 4;  // a task has whole groups of them
+
+  int64_t num_threads_, num_rows_, num_panels_;
   int64_t rows_per_block_, num_row_blocks_, num_groups_, num_chunks_;
 };
 

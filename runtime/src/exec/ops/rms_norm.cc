@@ -15,6 +15,7 @@ class RmsNorm final : public Op {
     const Matrix& x = context.value(x_.index);
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, context.num_rows(x_.rows), x_.columns, [&](int64_t row, int thread) {
+      FetchRow(x, row + 1, x_.columns * 4);
       float* normed = RowInF32(context, y, y_.dtype, row, thread);
       context.kernels.rms_norm_row(x.row<float>(row), weight_, x_.columns, epsilon_, normed);
       StoreRow(context, normed, y, y_.dtype, row, x_.columns, inverse_scale_);

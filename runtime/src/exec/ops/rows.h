@@ -13,15 +13,24 @@
 namespace enginery {
 
 // Calls body(begin, end, thread) for pieces of the rows of about kElements elements: less work than
-// that does not pay for waking a thread.
+// that does not pay for waking a thread. Two rows or more are an even number.
 template <class Body>
 void ForEachRows(const StepContext& context, int64_t num_rows, int64_t columns, const Body& body) {
   constexpr int64_t kElements = 8192;
-  const int64_t rows_per_task = std::max<int64_t>(1, kElements / columns);
+  const int64_t fitting = std::max<int64_t>(1, kElements / columns);
+  const int64_t rows_per_task = fitting + (fitting > 1 ? fitting % 2 : 0);
   const int64_t num_tasks = (num_rows + rows_per_task - 1) / rows_per_task;
   context.pool.ParallelFor(num_tasks, [&](int64_t task, int thread) {
     body(task * rows_per_task, std::min(num_rows, (task + 1) * rows_per_task), thread);
   });
+}
+
+// Asks for a row that is read soon. Of a long step rows lie in the last cache, whose latency a
+// processor that sees each row begin anew does not hide.
+inline void FetchRow(const Matrix& matrix, int64_t row, int64_t bytes) {
+  constexpr int64_t kLineBytes = 64;
+  const std::byte* begin = matrix.row<std::byte>(row);
+  for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(begin + at);
 }
 
 // Calls body(row, thread) for every row.
