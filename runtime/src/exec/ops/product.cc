@@ -159,7 +159,8 @@ LinearArgs Product::ForTask(const StepContext& context, const ProductTask& task,
 ProductTasks::ProductTasks(const StepContext& context, const Product& product)
     : num_threads_(context.pool.num_threads()),
       num_rows_(context.num_rows(product.x.rows)),
-      num_panels_(product.num_task_panels) {
+      num_panels_(product.num_task_panels),
+      panels_per_group_(context.kernels.panels_at_once) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
   // Each block of rows reads all weights: as many rows as a thread owns, but so many that
   // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
@@ -172,7 +173,7 @@ ProductTasks::ProductTasks(const StepContext& context, const Product& product)
   num_row_blocks_ = CeilDiv(num_rows_, max_rows);
   rows_per_block_ = CeilDiv(CeilDiv(num_rows_, num_row_blocks_), kMultiple) * kMultiple;
   num_row_blocks_ = CeilDiv(num_rows_, rows_per_block_);
-  num_groups_ = CeilDiv(num_panels_, kPanelsPerGroup);
+  num_groups_ = CeilDiv(num_panels_, panels_per_group_);
   // As many chunks for each thread: an odd one would be waited for.
   const int64_t chunks_per_thread =
       std::clamp<int64_t>(num_groups_ / (num_threads_ * kGroupsPerTask), 1, kTasksPerThread);
@@ -186,7 +187,7 @@ ProductTask ProductTasks::operator[](int64_t task) const {
   const int64_t share = CeilDiv((task + 1) * num_threads_, count());
   const bool is_last = first_of(share) == task + 1;
   return {row, std::min(rows_per_block_, num_rows_ - row), panel_begin(chunk),
-          std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * kPanelsPerGroup),
+          std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * panels_per_group_),
           is_last ? -1 : panel_begin(task + 1)};
 }
 

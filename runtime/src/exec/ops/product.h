@@ -55,12 +55,11 @@ class ProductTasks {
 
  private:
   int64_t panel_begin(int64_t task) const {
-    return num_groups_ * (task % num_chunks_) / num_chunks_ * kPanelsPerGroup;
+    return num_groups_ * (task % num_chunks_) / num_chunks_ * panels_per_group_;
   }
 
-  static constexpr int64_t kPanelsPerGroup = 4;  // a task has whole groups of them
-
   int64_t num_threads_, num_rows_, num_panels_;
+  int64_t panels_per_group_;  // what kernels take at once: a task has whole groups of them
   int64_t rows_per_block_, num_row_blocks_, num_groups_, num_chunks_;
 };
 
