@@ -59,7 +59,7 @@ class ProductTasks {
   }
 
   int64_t num_threads_, num_rows_, num_panels_;
-  int64_t panels_per_group_;  // what kernels take at once: a task has whole groups of them
+  int64_t panels_per_group_;  // a task has whole groups of them
   int64_t rows_per_block_, num_row_blocks_, num_groups_, num_chunks_;
 };
 
