@@ -15,9 +15,8 @@ ROW_WISE = frozenset(
 def gather_early(network: Network) -> Network:
     """Moves `gather_rows` ahead of all that works row by row.
 
-    Of the last layer other tokens need keys and values alone. What follows its attention, three
-    fifths of a layer and more, is so computed for one row of a prompt, and for none of a chunk that
-    does not end it.
+    Of the last layer other tokens need keys and values alone. What follows its attention, most of
+    a layer, is so computed for one row of a prompt, and for none of a chunk that does not end it.
 
     Args:
         network: after the fusions and quantisation, gathered once.
