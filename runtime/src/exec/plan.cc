@@ -112,6 +112,15 @@ PrepareFunction FindOp(std::string_view name, uint32_t version) {
   return nullptr;
 }
 
+std::vector<Product*> Plan::products() const {
+  std::vector<Product*> products;
+  for (const PreparedStep& step : steps) {
+    const auto* op = std::get_if<std::unique_ptr<Op>>(&step);
+    if (op != nullptr && (*op)->product() != nullptr) products.push_back((*op)->product());
+  }
+  return products;
+}
+
 PlanBuilder::PlanBuilder(const Program& program, int64_t tp_size)
     : program_(program), tp_size_(tp_size) {
   plan_.config = ReadModelConfig(program.attributes);
@@ -266,11 +275,7 @@ void PlanBuilder::ExpectWritten(const StepReader& step, const ValueOperand& valu
 
 // Tells every product which one comes after it; the last, that of the next run's beginning.
 void PlanBuilder::LinkProducts() {
-  std::vector<Product*> products;
-  for (const PreparedStep& step : plan_.steps) {
-    const auto* op = std::get_if<std::unique_ptr<Op>>(&step);
-    if (op != nullptr && (*op)->product() != nullptr) products.push_back((*op)->product());
-  }
+  const std::vector<Product*> products = plan_.products();
   for (size_t i = 0; i < products.size(); ++i) {
     products[i]->next = products[(i + 1) % products.size()];
   }

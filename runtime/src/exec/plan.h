@@ -57,6 +57,9 @@ struct Plan {
   std::vector<RopeSpec> ropes;
   int64_t thread_scratch_bytes = 0;
   size_t logits = 0;  // value
+
+  // Of its ops, in order.
+  std::vector<Product*> products() const;
 };
 
 // What the preparation of an op may ask for.

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <deque>
-#include <memory>
-#include <variant>
 #include <vector>
 
 #include "check.h"
@@ -10,15 +8,6 @@
 
 namespace enginery::test {
 namespace {
-
-std::vector<Product*> ProductsOf(const Plan& plan) {
-  std::vector<Product*> products;
-  for (const PreparedStep& step : plan.steps) {
-    const auto* op = std::get_if<std::unique_ptr<Op>>(&step);
-    if (op != nullptr && (*op)->product() != nullptr) products.push_back((*op)->product());
-  }
-  return products;
-}
 
 // What a step is to the products of a plan: sizes; nothing is computed.
 class AStep {
@@ -52,7 +41,7 @@ Plan PlanOf(TestModel& model) { return PlanBuilder(model.program(0), 1).Build();
 TEST(each_panel_of_each_row_is_in_one_task_and_threads_know_their_next) {
   TestModel model({.num_layers = 1});
   const Plan plan = PlanOf(model);
-  Product product = *ProductsOf(plan).front();
+  Product product = *plan.products().front();
   for (const int num_threads : {1, 2, 3}) {
     for (const int64_t num_rows : {1, 8, 9, 143, 256, 700, 2048}) {
       AStep step(plan, num_threads, num_rows, 0);
@@ -82,7 +71,7 @@ TEST(each_panel_of_each_row_is_in_one_task_and_threads_know_their_next) {
 TEST(products_know_the_one_after_them_and_the_last_one_the_first) {
   TestModel model({});
   const Plan plan = PlanOf(model);
-  const std::vector<Product*> products = ProductsOf(plan);
+  const std::vector<Product*> products = plan.products();
   REQUIRE_EQ(products.size(), 2 * 4 + 1);
   for (size_t i = 0; i < products.size(); ++i) {
     CHECK(products[i]->next == products[(i + 1) % products.size()]);
@@ -92,7 +81,7 @@ TEST(products_know_the_one_after_them_and_the_last_one_the_first) {
 TEST(after_its_last_task_a_thread_fetches_its_first_of_the_next_product) {
   TestModel model({.num_layers = 1});
   const Plan plan = PlanOf(model);
-  const std::vector<Product*> products = ProductsOf(plan);
+  const std::vector<Product*> products = plan.products();
   Product now = *products[0];
   Product after = *products[1];
   now.next = &after;

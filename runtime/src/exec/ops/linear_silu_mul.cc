@@ -34,10 +34,10 @@ class LinearSiluMul final : public Op {
     const LinearKernel gated = GatedKernel(context, num_rows);
     context.pool.ParallelFor(tasks.count(), [&](int64_t index, int thread) {
       const ProductTask task = tasks[index];
-      if (gated != nullptr) return RunGated(context, task, gated, thread);
+      const LinearArgs args = product_.ForTask(context, task, thread);
+      if (gated != nullptr) return RunGated(context, args, task.row, gated);
       const int64_t at_once = context.kernels.panels_at_once;
       const int64_t panels = kPieceFloats / task.num_rows / kPanelChannels / at_once * at_once;
-      const LinearArgs args = product_.ForTask(context, task, thread);
       for (int64_t p = task.panel_begin; p < task.panel_end; p += panels) {
         RunPiece(context, args, task.row, p, std::min(p + panels, task.panel_end), thread);
       }
@@ -68,11 +68,10 @@ class LinearSiluMul final : public Op {
     return context.kernels.*product_.gated_kernel;
   }
 
-  void RunGated(const StepContext& context, const ProductTask& task, LinearKernel gated,
-                int thread) const {
+  void RunGated(const StepContext& context, LinearArgs args, int64_t row,
+                LinearKernel gated) const {
     const Matrix& to = context.value(rounded_);
-    LinearArgs args = product_.ForTask(context, task, thread);
-    args.y = reinterpret_cast<float*>(to.row<uint16_t>(task.row));
+    args.y = reinterpret_cast<float*>(to.row<uint16_t>(row));
     args.y_pitch = to.pitch / static_cast<int64_t>(sizeof(uint16_t));
     gated(args);
   }
