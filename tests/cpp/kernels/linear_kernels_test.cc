@@ -211,7 +211,7 @@ Case MakeCase(Scheme scheme, int64_t rows, int64_t n, int64_t k, bool with_epilo
   return c;
 }
 
-constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 13, 16, 17, 33, 50};
+constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 6, 7, 9, 13, 16, 17, 33, 50};
 constexpr int64_t kChannels[] = {1, 15, 16, 17, 64, 111};
 constexpr int64_t kDepths[] = {1, 3, 4, 6, 63, 130, 262, 525};
 
@@ -248,7 +248,7 @@ TEST(a_row_alone_is_the_same_row) {
         if (!has_groups && group != kWeightGroups[0]) continue;
         const Case c = MakeCase(scheme, 70, 111, k, true, group);
         const std::vector<float> whole = c.Run(*kernels);
-        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 13}) {
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 9, 13, 16}) {
           std::vector<float> y = c.before;
           for (int64_t row = 0; row < c.rows; row += rows) {
             for (int64_t panel = 0; panel < 7; panel += 1 + row % 5) {

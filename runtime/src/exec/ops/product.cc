@@ -161,8 +161,8 @@ ProductTasks::ProductTasks(const StepContext& context, const Product& product)
       num_rows_(context.num_rows(product.x.rows)),
       num_panels_(product.num_task_panels) {
   constexpr int64_t kTasksPerThread = 4, kGroupsPerTask = 4;
-  // What kernels take at once; of few rows they take one at a time, and even shares count.
-  constexpr int64_t kFewRows = 8, kFewRowsPanels = 4;
+  // What kernels take at once; of few rows most take one at a time, and even shares count.
+  constexpr int64_t kFewRows = 16, kFewRowsPanels = 4;
   panels_per_group_ = num_rows_ > kFewRows ? context.kernels.panels_at_once : kFewRowsPanels;
   // Each block of rows reads all weights: as many rows as a thread owns, but so many that
   // multiplying takes longer than reading. Not more than an L2 cache of 2 MiB holds beside the
