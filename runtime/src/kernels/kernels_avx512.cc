@@ -5,7 +5,7 @@
 // What follows is written on the above.
 #include "kernels/linear_gated.h"
 #include "kernels/linear_i4_avx512.h"
-#include "kernels/linear_interleaved_avx512.h"
+#include "kernels/linear_streamed_avx512.h"
 #include "kernels/linear_unpacked.h"
 #include "kernels/table.h"
 
@@ -18,9 +18,9 @@ const Kernels& Avx512Kernels() {
     kernels.min_gated_rows = 48;
     kernels.gated_bf16_bf16 = Gated<DotBf16Bf16>;
     kernels.gated_i8_i8 = Gated<DotI8I8>;
-    kernels.linear_f32_f32 = LinearInterleaved<DotF32F32>;
-    kernels.linear_bf16_bf16 = LinearInterleaved<DotBf16Bf16>;
-    kernels.linear_i8_i8 = LinearInterleaved<DotI8I8>;
+    kernels.linear_f32_f32 = LinearStreamed<DotF32F32>;
+    kernels.linear_bf16_bf16 = LinearStreamed<DotBf16Bf16>;
+    kernels.linear_i8_i8 = LinearStreamed<DotI8I8>;
     // Unpacking pays from some 96 rows on, on Zen 5.
     kernels.linear_i8_i4 = LinearI8I4<1, 64, kUnpackedBy<I4ToI8, DotI8I8>>;
     return kernels;

@@ -69,7 +69,7 @@ constexpr int64_t kLineBytes = 64;
 
 // Bytes, in each of several streams and in a single one. On Zen 5 a stream of eight rows reads 70
 // GB/s so, where it reads 61 at 4 KiB.
-constexpr int64_t kFetchAhead = 2048, kFetchAheadAlone = 12 * 1024;
+constexpr int64_t kFetchAhead = 2048, kFetchAheadAlone = 8192;
 
 // Where memory is the limit: kPanels panels, each a little ahead of itself.
 template <int kPanels>
@@ -280,7 +280,7 @@ void LinearOfFewRows(const LinearArgs& args) {
 
 // Panels lie one behind the other, so that one at a time makes a thread's weights one stream: Zen 5
 // reads 52 GB/s so with two threads and 43 in three streams, whose beginnings are waited for.
-// linear_interleaved_avx512.h does the same with more rows.
+// linear_streamed_avx512.h does the same with more rows.
 template <class Dot>
 void Linear(const LinearArgs& args) {
   if (args.num_rows <= Dot::kMaxRows) {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Products of more rows than a tile of several panels takes, and few enough that memory is the
-// limit: 9 to 16. All of them go through one panel at a time, so that weights are one stream from
-// memory, as for fewer rows; in tiles of 8 rows by 3 panels they would be read in bursts, a tenth
-// slower on Zen 5. Rows of x would be 16 streams, more than the prefetchers of L1 follow: they are
-// interleaved first, into one.
-#ifndef ENGINERY_SRC_KERNELS_LINEAR_INTERLEAVED_AVX512_H_
-#define ENGINERY_SRC_KERNELS_LINEAR_INTERLEAVED_AVX512_H_
+// Products of more rows than a tile of several panels takes, and so few that memory is the limit: 9
+// to 16. All of them go through one panel at a time, so that weights are one stream from memory; in
+// tiles of 8 rows by 3 panels they are read in bursts, a tenth slower on Zen 5. So many rows of x
+// would be more streams than the prefetchers of L1 follow: they are interleaved first, into one.
+#ifndef ENGINERY_SRC_KERNELS_LINEAR_STREAMED_AVX512_H_
+#define ENGINERY_SRC_KERNELS_LINEAR_STREAMED_AVX512_H_
 
 #include "kernels/kernels.h"
 #include "kernels/linear.h"
@@ -14,9 +13,9 @@
 namespace enginery {
 namespace {
 
-constexpr int kInterleavedRows = 16;
+constexpr int kStreamedRows = 16;
 constexpr int64_t kItemBytes = 4;  // of a row, in a group of k
-static_assert(kInterleavedRows * kItemBytes == kLineBytes);
+static_assert(kStreamedRows * kItemBytes == kLineBytes);
 
 // Sixteen rows of sixteen items become sixteen lines of an item of each row.
 ENGINERY_INLINE void TransposeItems(__m512i (&rows)[16]) {
@@ -54,29 +53,29 @@ void Interleave(const LinearArgs& args, int64_t row_bytes, std::byte* to) {
   for (int64_t at = 0; at < row_bytes; at += kLineBytes) {
     const int64_t left = row_bytes - at;
     const __mmask64 mask = left < kLineBytes ? (uint64_t{1} << left) - 1 : ~uint64_t{0};
-    __m512i rows[kInterleavedRows];
+    __m512i rows[kStreamedRows];
 #pragma GCC unroll 16
-    for (int r = 0; r < kInterleavedRows; ++r) {
+    for (int r = 0; r < kStreamedRows; ++r) {
       rows[r] = _mm512_maskz_loadu_epi8(r < args.num_rows ? mask : 0, x + r * args.x_pitch + at);
     }
     TransposeItems(rows);
 #pragma GCC unroll 16
-    for (int i = 0; i < kInterleavedRows; ++i) {
-      _mm512_storeu_si512(to + at * kInterleavedRows + i * kLineBytes, rows[i]);
+    for (int i = 0; i < kStreamedRows; ++i) {
+      _mm512_storeu_si512(to + at * kStreamedRows + i * kLineBytes, rows[i]);
     }
   }
 }
 
+// The whole of `x`, interleaved, by one panel.
 template <class Dot, int kRows>
 void InterleavedTile(const LinearArgs& args, const std::byte* x, int64_t panel,
-                     OwnPrefetch<1> prefetch) {
+                     OwnPrefetch<1> prefetch, const TileOutput& to) {
   const int64_t num_groups = (args.k + Dot::kGroup - 1) / Dot::kGroup;
   const int64_t panel_bytes = num_groups * Dot::kWeightBytes;
   const std::byte* weight = static_cast<const std::byte*>(args.weight) + panel * panel_bytes;
-  float* y = args.y + panel * kPanelChannels;
   PanelFinish<Dot>::Fetch(args, panel * kPanelChannels);
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) __builtin_prefetch(y + r * args.y_pitch, 1);
+  for (int r = 0; r < kRows; ++r) __builtin_prefetch(to.y + r * to.pitch, 1);
   typename Dot::Accumulator sums[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) sums[r] = Dot::Zero();
@@ -92,34 +91,35 @@ void InterleavedTile(const LinearArgs& args, const std::byte* x, int64_t panel,
   }
   const PanelFinish<Dot> finish(args, panel * kPanelChannels);
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) finish.Row(sums[r], args, r, y + r * args.y_pitch);
+  for (int r = 0; r < kRows; ++r) finish.Row(sums[r], args, r, to.y + r * to.pitch);
 }
 
-// The tile of args.num_rows (1 .. kRows) rows.
+// The tile of args.num_rows (kMaxRows + 1 .. kRows) rows.
 template <class Dot, int kRows>
 ENGINERY_INLINE void InterleavedTileOf(const LinearArgs& args, const std::byte* x, int64_t panel,
-                                       OwnPrefetch<1> prefetch) {
+                                       OwnPrefetch<1> prefetch, const TileOutput& to) {
   if constexpr (kRows > Dot::kMaxRows + 1) {
     if (args.num_rows < kRows) {
-      return InterleavedTileOf<Dot, kRows - 1>(args, x, panel, prefetch);
+      return InterleavedTileOf<Dot, kRows - 1>(args, x, panel, prefetch, to);
     }
   }
-  InterleavedTile<Dot, kRows>(args, x, panel, prefetch);
+  InterleavedTile<Dot, kRows>(args, x, panel, prefetch, to);
 }
 
 // Of any number of rows.
 template <class Dot>
-void LinearInterleaved(const LinearArgs& args) {
-  static_assert(Dot::kInputBytes == kItemBytes && Dot::kMaxRows < kInterleavedRows);
-  if (args.num_rows <= Dot::kMaxRows || args.num_rows > kInterleavedRows) return Linear<Dot>(args);
+void LinearStreamed(const LinearArgs& args) {
+  static_assert(Dot::kInputBytes == kItemBytes && Dot::kMaxRows < kStreamedRows);
+  if (args.num_rows <= Dot::kMaxRows || args.num_rows > kStreamedRows) return Linear<Dot>(args);
   Interleave(args, args.k * (Dot::kInputBytes / Dot::kGroup), args.scratch);
   for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
-    InterleavedTileOf<Dot, kInterleavedRows>(args, args.scratch, panel,
-                                             OwnPrefetch<1>::For<Dot>(args, panel));
+    InterleavedTileOf<Dot, kStreamedRows>(args, args.scratch, panel,
+                                          OwnPrefetch<1>::For<Dot>(args, panel),
+                                          TileOutput::At(args, 0, panel));
   }
 }
 
 }  // namespace
 }  // namespace enginery
 
-#endif  // ENGINERY_SRC_KERNELS_LINEAR_INTERLEAVED_AVX512_H_
+#endif  // ENGINERY_SRC_KERNELS_LINEAR_STREAMED_AVX512_H_
