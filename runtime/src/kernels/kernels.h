@@ -44,6 +44,7 @@ struct LinearArgs {
   int64_t num_rows, n, k;
   int64_t panel_begin, panel_end;
   bool accumulate;   // y += instead of y =
+  bool is_prepared;  // scratch is as the last call with the same kernel, x and rows left it
   const void* next;  // packed weights that the thread is likely to multiply next, or null
 
   int64_t num_groups() const { return (k + group - 1) / group; }

@@ -14,6 +14,7 @@ template <class GroupShift>
 ENGINERY_INLINE const int32_t* I4GroupShifts(const LinearArgs& args, GroupShift group_shift) {
   const int64_t num_groups = args.num_groups();
   int32_t* shifts = reinterpret_cast<int32_t*>(args.scratch);
+  if (args.is_prepared) return shifts;
   for (int64_t r = 0; r < args.num_rows; ++r) {
     const auto* x = static_cast<const uint8_t*>(args.x) + r * args.x_pitch;
     for (int64_t g = 0; g < num_groups; ++g) {

@@ -111,7 +111,7 @@ template <class Dot>
 void LinearStreamed(const LinearArgs& args) {
   static_assert(Dot::kInputBytes == kItemBytes && Dot::kMaxRows < kStreamedRows);
   if (args.num_rows <= Dot::kMaxRows || args.num_rows > kStreamedRows) return Linear<Dot>(args);
-  Interleave(args, args.k * (Dot::kInputBytes / Dot::kGroup), args.scratch);
+  if (!args.is_prepared) Interleave(args, args.k * (Dot::kInputBytes / Dot::kGroup), args.scratch);
   for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
     InterleavedTileOf<Dot, kStreamedRows>(args, args.scratch, panel,
                                           OwnPrefetch<1>::For<Dot>(args, panel),

@@ -60,6 +60,8 @@ TEST(each_panel_of_each_row_is_in_one_task_and_threads_know_their_next) {
               }
             }
             CHECK_EQ(task.next_panel, i + 1 < end ? tasks[i + 1].panel_begin : -1);
+            const bool is_prepared = i > tasks.first_of(thread) && tasks[i - 1].row == task.row;
+            CHECK_EQ(task.prepared, is_prepared ? thread : -1);
           }
         }
         for (const int count : seen) REQUIRE_EQ(count, 1);
@@ -100,6 +102,12 @@ TEST(after_its_last_task_a_thread_fetches_its_first_of_the_next_product) {
             now.panel(tasks[last].panel_begin));
     }
   }
+  // What it prepared is of use to itself alone.
+  const int64_t second = tasks.first_of(1) + 1;
+  CHECK(second < tasks.count());
+  CHECK(now.ForTask(context, tasks[second], 1).is_prepared);
+  CHECK(!now.ForTask(context, tasks[second], 0).is_prepared);
+  CHECK(!now.ForTask(context, tasks[second - 1], 1).is_prepared);
   // Nobody wants logits: there is nothing to multiply then.
   now.next = products.back();
   CHECK(now.ForTask(context, tasks[tasks.count() - 1], 0).next == nullptr);

@@ -269,6 +269,26 @@ TEST(a_row_alone_is_the_same_row) {
   }
 }
 
+TEST(x_is_prepared_once_for_several_calls) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const Scheme scheme : kSchemes) {
+      for (const int64_t rows : kRowCounts) {
+        const Case c = MakeCase(scheme, rows, 111, 262, true);
+        const std::vector<float> whole = c.Run(*kernels);
+        std::vector<float> y = c.before;
+        LinearArgs args = c.Args(y);
+        args.panel_end = 0;
+        for (const int64_t end : {2, 3, 7}) {
+          args.panel_begin = std::exchange(args.panel_end, end);
+          (kernels->*c.kernel)(args);
+          args.is_prepared = true;
+        }
+        CHECK(SameBits(y, whole));
+      }
+    }
+  }
+}
+
 TEST(integer_sums_are_bit_equal_on_every_instruction_set) {
   for (const Scheme scheme : {Scheme::kI8I8, Scheme::kI8I4}) {
     for (const int64_t rows : kRowCounts) {

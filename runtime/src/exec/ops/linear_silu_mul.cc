@@ -85,17 +85,20 @@ class LinearSiluMul final : public Op {
     float* gate = context.thread_scratch(thread) + scratch_offset_ / 4;
     float* up = gate + task.num_rows * columns;
 
-    const auto multiply = [&](float* to, int64_t first_panel, const void* next) {
+    const auto multiply = [&](float* to, int64_t first_panel, bool is_prepared, const void* next) {
       LinearArgs piece =
           OfPanels(task, first_panel, first_panel + panel_end - panel_begin, product_.panel_bytes);
       piece.y = to;
       piece.y_pitch = columns;
+      piece.is_prepared = is_prepared;
       piece.next = next;
       kernel(piece);
     };
     const int64_t up_panel = panel_begin + y_.columns / kPanelChannels;
-    multiply(gate, panel_begin, product_.panel(up_panel));
-    multiply(up, up_panel, panel_end < task.panel_end ? product_.panel(panel_end) : task.next);
+    multiply(gate, panel_begin, task.is_prepared || panel_begin > task.panel_begin,
+             product_.panel(up_panel));
+    multiply(up, up_panel, true,
+             panel_end < task.panel_end ? product_.panel(panel_end) : task.next);
 
     const Matrix& to = context.value(rounded_);
     for (int64_t r = 0; r < task.num_rows; ++r) {

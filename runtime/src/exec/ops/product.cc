@@ -147,6 +147,7 @@ LinearArgs Product::ForTask(const StepContext& context, const ProductTask& task,
   result.num_rows = task.num_rows;
   result.panel_begin = task.panel_begin;
   result.panel_end = task.panel_end;
+  result.is_prepared = task.prepared == thread;
   if (task.next_panel >= 0) {
     result.next = panel(task.next_panel);
   } else if (next != nullptr && context.num_rows(next->x.rows) > 0) {
@@ -185,12 +186,17 @@ ProductTasks::ProductTasks(const StepContext& context, const Product& product)
 ProductTask ProductTasks::operator[](int64_t task) const {
   const int64_t row = task / num_chunks_ * rows_per_block_;
   const int64_t chunk = task % num_chunks_;
-  // The share of which the task is the last ends with it.
-  const int64_t share = CeilDiv((task + 1) * num_threads_, count());
-  const bool is_last = first_of(share) == task + 1;
-  return {row, std::min(rows_per_block_, num_rows_ - row), panel_begin(chunk),
+  // Whose share it is in. A thread takes the tasks of its own in order, and others' only after
+  // them.
+  const int64_t thread = CeilDiv((task + 1) * num_threads_, count()) - 1;
+  const bool is_first = first_of(thread) == task;
+  const bool is_last = first_of(thread + 1) == task + 1;
+  return {row,
+          std::min(rows_per_block_, num_rows_ - row),
+          panel_begin(chunk),
           std::min(num_panels_, num_groups_ * (chunk + 1) / num_chunks_ * panels_per_group_),
-          is_last ? -1 : panel_begin(task + 1)};
+          is_last ? -1 : panel_begin(task + 1),
+          is_first || chunk == 0 ? -1 : thread};
 }
 
 }  // namespace enginery

@@ -14,6 +14,7 @@ namespace enginery {
 struct ProductTask {
   int64_t row, num_rows, panel_begin, panel_end;
   int64_t next_panel;  // of the thread's next task; -1 where this is its last
+  int64_t prepared;    // the thread that comes from a task of the same rows; -1: none
 };
 
 // Operands and kernel of a product whose checks have passed.
