@@ -16,7 +16,8 @@
 // does not depend
 // on the rows computed beside it, nor on how queries are cut into chunks: tokens that it does not
 // see have probability zero, and adding zero times a finite value changes no bit. What is not there
-// yet may be anything, so the last block is replaced by a copy that is zero past the last token.
+// yet may be anything, so it is left out, or replaced by zeros where it stands beside the last
+// token.
 #ifndef ENGINERY_SRC_KERNELS_ATTENTION_H_
 #define ENGINERY_SRC_KERNELS_ATTENTION_H_
 
@@ -114,7 +115,8 @@ struct AttentionRows {
 struct KvBlock {
   const std::byte* data;
   int64_t column;          // of the tile, of its first token
-  const std::byte* ahead;  // what is read after it
+  int64_t groups;          // that are multiplied
+  const std::byte* ahead;  // what is fetched meanwhile
 };
 struct KvBlocks {
   const KvBlock* first;
@@ -134,7 +136,7 @@ struct BlockProduct {
   int64_t x_pitch;         // bytes from row to row
   int64_t x_column_bytes;  // of x from column to column of the tile; 0: the same x for all blocks
   KvBlocks blocks;
-  int64_t groups, columns;  // of each block
+  int64_t columns;  // of each block
   float* to;
   int64_t to_pitch;
 };
@@ -160,7 +162,7 @@ ENGINERY_INLINE void AttentionTile(const BlockProduct& product, int64_t column) 
     const std::byte* weights = block.data + offset;
     const std::byte* ahead = block.ahead + offset;
     const std::byte* x = product.x + block.column * product.x_column_bytes;
-    for (int64_t g = 0; g < product.groups; ++g) {
+    for (int64_t g = 0; g < block.groups; ++g) {
       typename Operand::Weight w[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
@@ -209,8 +211,8 @@ struct VectorProducts {
   using Cache = CacheType;
   using Operand = typename Cache::Operand;
   static constexpr int64_t kRowsAtOnce = kAttentionRows;
-  // Whether V is always read from a copy with whole tiles of tokens.
-  static bool NeedsCopy(const AttentionArgs&) { return false; }
+  // Whether V is read in whole tiles of so many tokens; 1: in groups.
+  static constexpr int64_t kValueTokens = 1;
   static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
                      int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
     const auto product = Fetches(args)
@@ -223,7 +225,6 @@ struct VectorProducts {
                         .x_pitch = rows.q_pitch * kElement,
                         .x_column_bytes = 0,
                         .blocks = {&block, 1},
-                        .groups = (args.head_dim + Operand::kGroup - 1) / Operand::kGroup,
                         .columns = args.tokens_per_block,
                         .to = rows.scores_of(row) + block.column,
                         .to_pitch = rows.tile_tokens});
@@ -240,7 +241,6 @@ struct VectorProducts {
                       .x_pitch = rows.p_pitch * kElement,
                       .x_column_bytes = kElement,
                       .blocks = blocks,
-                      .groups = args.tokens_per_block / Operand::kGroup,
                       .columns = rows.padded_dim,
                       .to = rows.sums_of(row),
                       .to_pitch = rows.padded_dim});
@@ -309,6 +309,9 @@ ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row,
 constexpr int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t Smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Bytes of K and V that are on their way while others are multiplied: a block at least.
+constexpr int64_t kAttentionAhead = 8192;
+
 // [pair rows][columns][2] of the cache as operands. What is read next comes meanwhile.
 template <class Cache>
 void WidenPairs(const std::byte* from, const std::byte* ahead, int64_t pair_rows, int64_t columns,
@@ -340,75 +343,115 @@ constexpr int64_t CopiedTokens(int64_t tokens_per_block) {
   return (tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
 }
 
-// The V of a block with zeros in place of its tokens from `count` on, in `copy`; where it need not
-// be copied, the block itself.
+// The blocks of K and V in the order in which they are read: of each tile K, then V; after the last
+// one, those of the thread's next call.
+class ReadingOrder {
+ public:
+  explicit ReadingOrder(const AttentionArgs& args) { Begin(&args); }
+
+  const std::byte* Next() {
+    if (args_ == nullptr) return current_;  // in the caches
+    current_ = args_->block(block_) + (is_value_ ? args_->v_offset : 0);
+    if (block_ < tile_end_ - 1) {
+      ++block_;
+    } else if (!is_value_) {
+      is_value_ = true;
+      block_ = tile_begin_;
+    } else if (tile_end_ <= args_->last_block()) {
+      BeginTile(tile_end_);
+    } else {
+      Begin(args_->next);
+    }
+    return current_;
+  }
+
+ private:
+  void Begin(const AttentionArgs* args) {
+    args_ = args;
+    if (args_ != nullptr) BeginTile(args_->first_block());
+  }
+  void BeginTile(int64_t block) {
+    const int64_t blocks = AttentionTileTokens(args_->tokens_per_block) / args_->tokens_per_block;
+    is_value_ = false;
+    block_ = tile_begin_ = block;
+    tile_end_ = Smaller((block / blocks + 1) * blocks, args_->last_block() + 1);
+  }
+
+  const AttentionArgs* args_;
+  bool is_value_ = false;
+  int64_t block_ = 0, tile_begin_ = 0, tile_end_ = 0;
+  const std::byte* current_ = nullptr;
+};
+
+// The blocks of one tile.
 template <class Products>
-const std::byte* ReadValues(const AttentionArgs& args, const std::byte* v, const std::byte* ahead,
-                            int64_t count, typename Products::Operand::Element* copy) {
+class TileBlocks {
   using Cache = typename Products::Cache;
   using Operand = typename Products::Operand;
   using Element = typename Operand::Element;
-  const int64_t padded_dim = PaddedHeadDim(args.head_dim);
-  const bool is_whole = count == args.tokens_per_block && !Products::NeedsCopy(args);
-  if (Cache::kIsOperand && is_whole) return v;
-  const auto size = [&](int64_t tokens) {
-    return static_cast<size_t>(tokens * padded_dim) * sizeof(Element);
-  };
-  int64_t copied = count;
-  if constexpr (Cache::kIsOperand) {
-    copied = (count + Operand::kGroup - 1) / Operand::kGroup * Operand::kGroup;
-    __builtin_memcpy(copy, v, size(copied));
-  } else {
-    copied = (count + 1) / 2 * 2;
-    WidenPairs<Cache>(v, ahead, copied / 2, padded_dim, copy);
-  }
-  if (Operand::kGroup == 1) copied = count;
-  __builtin_memset(copy + copied * padded_dim, 0,
-                   size(CopiedTokens(args.tokens_per_block) - copied));
-  // The second of a pair of which only the first is there.
-  for (int64_t d = 0; copied > count && d < padded_dim; ++d) {
-    copy[(count - 1) * padded_dim + 2 * d + 1] = 0;
-  }
-  return reinterpret_cast<const std::byte*>(copy);
-}
 
-// The blocks of one tile, `tile_begin` its first token.
-template <class Products>
-class TileBlocks {
  public:
-  TileBlocks(const AttentionArgs& args, const AttentionRows<typename Products::Operand>& rows,
-             int64_t tile_begin, int64_t first_block, int64_t last_block, int64_t num_tokens)
-      : count_(last_block - first_block + 1) {
+  // The blocks [first_block, end_block) of a tile whose first token is tile_begin.
+  TileBlocks(const AttentionArgs& args, const AttentionRows<Operand>& rows, int64_t tile_begin,
+             int64_t first_block, int64_t end_block, ReadingOrder& ahead) {
     const int64_t tokens = args.tokens_per_block;
-    const auto block_at = [&](int64_t b) ENGINERY_LAMBDA_INLINE {
-      return args.kv + args.block_table[b] * args.block_bytes;
-    };
+    const int64_t num_tokens = args.first_position + args.num_queries;
     auto* copy = rows.copies;
-    for (int64_t b = first_block; b <= last_block; ++b) {
-      const std::byte* ahead =
-          b < last_block ? block_at(b + 1) : block_at(first_block) + args.v_offset;
-      keys_[b - first_block] = {ReadKeys<typename Products::Cache>(args, block_at(b), ahead, copy),
-                                b * tokens - tile_begin, ahead};
+    for (int64_t b = first_block; b < end_block; ++b) {
+      const std::byte* next = ahead.Next();
+      keys_[num_keys_++] = {ReadKeys<Cache>(args, args.block(b), next, copy),
+                            b * tokens - tile_begin,
+                            (args.head_dim + Operand::kGroup - 1) / Operand::kGroup, next};
       copy += PaddedKeyDim(args.head_dim) * tokens;
     }
-    for (int64_t b = first_block; b <= last_block; ++b) {
-      const std::byte* v = block_at(b) + args.v_offset;
-      const bool is_last = (b + 1) * tokens >= num_tokens;  // of all tiles
-      const std::byte* ahead = is_last          ? v
-                               : b < last_block ? block_at(b + 1) + args.v_offset
-                                                : block_at(b + 1);
-      values_[b - first_block] = {
-          ReadValues<Products>(args, v, ahead, Smaller(num_tokens - b * tokens, tokens), copy),
-          b * tokens - tile_begin, ahead};
+    for (int64_t b = first_block; b < end_block; ++b) {
+      AddValues(args, rows, args.block(b) + args.v_offset, b * tokens - tile_begin,
+                Smaller(num_tokens - b * tokens, tokens), ahead.Next(), copy);
       copy += CopiedTokens(tokens) * rows.padded_dim;
     }
   }
-  KvBlocks keys() const { return {keys_, count_}; }
-  KvBlocks values() const { return {values_, count_}; }
+  KvBlocks keys() const { return {keys_, num_keys_}; }
+  KvBlocks values() const { return {values_, num_values_}; }
 
  private:
-  int64_t count_;
-  KvBlock keys_[kMaxAttentionTileBlocks], values_[kMaxAttentionTileBlocks];
+  // The V of a block of which the first `count` tokens are there. What is not is left out or, in
+  // `copy`, zero.
+  void AddValues(const AttentionArgs& args, const AttentionRows<Operand>& rows, const std::byte* v,
+                 int64_t column, int64_t count, const std::byte* ahead, Element* copy) {
+    constexpr int64_t kGroup = Operand::kGroup;
+    const int64_t whole = count / kGroup, groups = (count + kGroup - 1) / kGroup;
+    const int64_t width = rows.padded_dim * kGroup;  // elements of a group
+    const auto* copied = reinterpret_cast<const std::byte*>(copy);
+    // The second token of a pair of which only the first is there.
+    const auto clear_seconds = [&](Element* pair) ENGINERY_LAMBDA_INLINE {
+      for (int64_t d = 0; groups > whole && d < rows.padded_dim; ++d) pair[2 * d + 1] = 0;
+    };
+    const bool needs_tiles = count % Products::kValueTokens != 0;
+    if constexpr (Cache::kIsOperand) {
+      if (!needs_tiles) {
+        if (whole > 0) values_[num_values_++] = {v, column, whole, ahead};
+        if (groups == whole) return;
+        __builtin_memcpy(copy, v + whole * Operand::kWeightBytes * (rows.padded_dim / kLanes),
+                         static_cast<size_t>(width) * sizeof(Element));
+        clear_seconds(copy);
+        values_[num_values_++] = {copied, column + whole * kGroup, 1, ahead};
+        return;
+      }
+      __builtin_memcpy(copy, v, static_cast<size_t>(groups * width) * sizeof(Element));
+    } else {
+      WidenPairs<Cache>(v, ahead, (count + 1) / 2, rows.padded_dim, copy);
+    }
+    clear_seconds(copy + whole * width);
+    if (needs_tiles) {
+      const int64_t left = CopiedTokens(args.tokens_per_block) * rows.padded_dim - groups * width;
+      __builtin_memset(copy + groups * width, 0, static_cast<size_t>(left) * sizeof(Element));
+    }
+    values_[num_values_++] = {copied, column, groups, ahead};
+  }
+
+  int64_t num_keys_ = 0, num_values_ = 0;
+  KvBlock keys_[kMaxAttentionTileBlocks];
+  KvBlock values_[kMaxAttentionTileBlocks + 1];  // the last group of all may be one of its own
 };
 
 ENGINERY_INLINE float* ResultOf(const AttentionArgs& args, int64_t row) {
@@ -431,17 +474,16 @@ void Attention(const AttentionArgs& args) {
   AttentionRows<Operand> rows(args, num_rows, Products::kRowsAtOnce);
   const int64_t tile = rows.tile_tokens;
 
-  const int64_t first_tile = Larger(0, args.first_position - window + 1) / tile;
-  for (int64_t t = first_tile; t * tile <= last_position; ++t) {
+  ReadingOrder ahead(args);
+  for (int64_t fetched = 0; fetched < kAttentionAhead; fetched += args.v_offset) ahead.Next();
+  const int64_t tile_blocks = tile / args.tokens_per_block;
+  for (int64_t t = args.first_block() / tile_blocks; t * tile <= last_position; ++t) {
     const int64_t tile_begin = t * tile;
     // Blocks that some row sees; those before the first window may be gone.
-    const int64_t first_block =
-        Larger(tile_begin, args.first_position - window + 1) / args.tokens_per_block;
-    const int64_t last_block =
-        Smaller(tile_begin + tile - 1, last_position) / args.tokens_per_block;
-    const int64_t tile_columns = (last_block + 1) * args.tokens_per_block - tile_begin;
-    const TileBlocks<Products> blocks(args, rows, tile_begin, first_block, last_block,
-                                      last_position + 1);
+    const int64_t first_block = Larger(t * tile_blocks, args.first_block());
+    const int64_t end_block = Smaller((t + 1) * tile_blocks, args.last_block() + 1);
+    const int64_t tile_columns = end_block * args.tokens_per_block - tile_begin;
+    const TileBlocks<Products> blocks(args, rows, tile_begin, first_block, end_block, ahead);
 
     // Queries that see some of the tile: those at or after its begin and before its end leaves
     // their windows.
@@ -477,7 +519,7 @@ void Attention(const AttentionArgs& args) {
           SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
         }
       }
-      Products::Values(args, rows, begin, end, {blocks.values().first, keys.count});
+      Products::Values(args, rows, begin, end, blocks.values().Before(end_of(end - 1)));
       begin = end;
     }
   }

@@ -63,9 +63,7 @@ template <class CacheType>
 struct TileProducts {
   using Cache = CacheType;
   using Operand = typename Cache::Operand;
-  static bool NeedsCopy(const AttentionArgs& args) {
-    return args.tokens_per_block % kKeyPadding != 0;
-  }
+  static constexpr int64_t kValueTokens = kKeyPadding;
   static constexpr int64_t kRowsAtOnce = int64_t{1} << 32;  // all
   // Rows come in sixteens; those beside [row_begin, row_end) are computed and count for nothing.
   static void Scores(const AttentionArgs& args, const AttentionRows<Operand>& rows,
@@ -79,10 +77,9 @@ struct TileProducts {
       }
     }
   }
-  static void Values(const AttentionArgs& args, const AttentionRows<Operand>& rows,
-                     int64_t row_begin, int64_t row_end, const KvBlocks& blocks) {
+  static void Values(const AttentionArgs&, const AttentionRows<Operand>& rows, int64_t row_begin,
+                     int64_t row_end, const KvBlocks& blocks) {
     const int64_t begin = row_begin / kTileRows * kTileRows;
-    const int64_t steps = CopiedTokens(args.tokens_per_block) / kKeyPadding;
     // What is left of earlier tiles in the rows beside must not be added again.
     const auto clear = [&](int64_t row) {
       __builtin_memset(rows.p_of(row), 0, static_cast<size_t>(rows.tile_tokens) * sizeof(uint16_t));
@@ -91,6 +88,7 @@ struct TileProducts {
     for (int64_t r = row_end; r % kTileRows != 0; ++r) clear(r);
     for (int64_t b = 0; b < blocks.count; ++b) {
       const KvBlock& block = blocks.first[b];
+      const int64_t steps = (block.groups * Operand::kGroup + kKeyPadding - 1) / kKeyPadding;
       for (int64_t r = begin; r < row_end; r += kTileRows) {
         AttentionTileRows<true>(rows.p_of(r) + block.column, rows.p_pitch, block.data,
                                 rows.padded_dim, steps, rows.sums_of(r), rows.padded_dim);

@@ -111,23 +111,26 @@ std::vector<float> Run(const Kernels& kernels, const Cache<Format>& cache, const
   std::vector<float> y(static_cast<size_t>(count * width));
   AlignedBytes scratch(4 * static_cast<size_t>(AttentionScratchFloats(
                                count * shape.group_size, cache.tokens_per_block, cache.head_dim)));
-  const AttentionArgs args = {.q = q.data() + first * width,
-                              .q_pitch = width,
-                              .num_queries = count,
-                              .group_size = shape.group_size,
-                              .head_dim = cache.head_dim,
-                              .first_position = first,
-                              .sliding_window = shape.window,
-                              .scale = 0.25f * Format::kScale,
-                              .value_scale = Format::kScale,
-                              .kv = cache.memory.data(),
-                              .block_bytes = cache.block_bytes(),
-                              .v_offset = cache.v_offset(),
-                              .block_table = cache.block_table.data(),
-                              .tokens_per_block = cache.tokens_per_block,
-                              .y = y.data(),
-                              .y_pitch = width,
-                              .scratch = reinterpret_cast<float*>(scratch.data())};
+  AttentionArgs args = {.q = q.data() + first * width,
+                        .q_pitch = width,
+                        .num_queries = count,
+                        .group_size = shape.group_size,
+                        .head_dim = cache.head_dim,
+                        .first_position = first,
+                        .sliding_window = shape.window,
+                        .scale = 0.25f * Format::kScale,
+                        .value_scale = Format::kScale,
+                        .kv = cache.memory.data(),
+                        .block_bytes = cache.block_bytes(),
+                        .v_offset = cache.v_offset(),
+                        .block_table = cache.block_table.data(),
+                        .tokens_per_block = cache.tokens_per_block,
+                        .y = y.data(),
+                        .y_pitch = width,
+                        .scratch = reinterpret_cast<float*>(scratch.data()),
+                        .next = nullptr};
+  const AttentionArgs again = args;
+  args.next = &again;
   (kernels.*Format::kKernel)(args);
   return y;
 }

@@ -22,10 +22,16 @@ class PagedAttention final : public Op {
   void Run(const StepContext& context) const override {
     const AttentionKernel kernel = KernelFor(context.kernels, context.kv.shape.dtype);
     // Tasks are (query tile, KV head), the heads of a tile beside each other.
-    const int64_t num_tiles = context.query_tiles.cu_tiles.back();
-    context.pool.ParallelFor(num_tiles * config_.num_kv_heads, [&](int64_t task, int thread) {
-      kernel(TaskArgs(context, task / config_.num_kv_heads, task % config_.num_kv_heads,
-                      context.thread_scratch(thread)));
+    const int64_t num_tasks = context.query_tiles.cu_tiles.back() * config_.num_kv_heads;
+    context.pool.ParallelFor(num_tasks, [&](int64_t task, int thread) {
+      float* scratch = context.thread_scratch(thread);
+      AttentionArgs args = TaskArgs(context, task, scratch);
+      AttentionArgs next{};
+      if (task + 1 < num_tasks) {
+        next = TaskArgs(context, task + 1, scratch);
+        args.next = &next;
+      }
+      kernel(args);
     });
     if (y_.dtype == DType::kF32) return;
     const Matrix& result = context.value(config_.result);
@@ -62,8 +68,9 @@ class PagedAttention final : public Op {
     return kv_dtype == DType::kF8E4M3 ? kernels.attention_e4m3 : kernels.attention_bf16;
   }
 
-  AttentionArgs TaskArgs(const StepContext& context, int64_t tile, int64_t kv_head,
-                         float* scratch) const {
+  AttentionArgs TaskArgs(const StepContext& context, int64_t task, float* scratch) const {
+    const int64_t tile = task / config_.num_kv_heads;
+    const int64_t kv_head = task % config_.num_kv_heads;
     const BatchView& batch = context.batch;
     const auto cu_tiles = context.query_tiles.cu_tiles;
     const int64_t sequence =
@@ -94,6 +101,7 @@ class PagedAttention final : public Op {
         .y = result.row<float>(begin) + column,
         .y_pitch = result.pitch / static_cast<int64_t>(sizeof(float)),
         .scratch = scratch,
+        .next = nullptr,
     };
   }
 
