@@ -343,6 +343,18 @@ constexpr int64_t CopiedTokens(int64_t tokens_per_block) {
   return (tokens_per_block + kKeyPadding - 1) / kKeyPadding * kKeyPadding;
 }
 
+// Blocks of the sequence that a query sees.
+ENGINERY_INLINE int64_t FirstBlock(const AttentionArgs& args) {
+  if (args.sliding_window == 0) return 0;
+  return Larger(0, args.first_position - args.sliding_window + 1) / args.tokens_per_block;
+}
+ENGINERY_INLINE int64_t LastBlock(const AttentionArgs& args) {
+  return (args.first_position + args.num_queries - 1) / args.tokens_per_block;
+}
+ENGINERY_INLINE const std::byte* BlockAt(const AttentionArgs& args, int64_t block) {
+  return args.kv + args.block_table[block] * args.block_bytes;
+}
+
 // The blocks of K and V in the order in which they are read: of each tile K, then V; after the last
 // one, those of the thread's next call.
 class ReadingOrder {
@@ -351,13 +363,13 @@ class ReadingOrder {
 
   const std::byte* Next() {
     if (args_ == nullptr) return current_;  // in the caches
-    current_ = args_->block(block_) + (is_value_ ? args_->v_offset : 0);
+    current_ = BlockAt(*args_, block_) + (is_value_ ? args_->v_offset : 0);
     if (block_ < tile_end_ - 1) {
       ++block_;
     } else if (!is_value_) {
       is_value_ = true;
       block_ = tile_begin_;
-    } else if (tile_end_ <= args_->last_block()) {
+    } else if (tile_end_ <= LastBlock(*args_)) {
       BeginTile(tile_end_);
     } else {
       Begin(args_->next);
@@ -368,13 +380,13 @@ class ReadingOrder {
  private:
   void Begin(const AttentionArgs* args) {
     args_ = args;
-    if (args_ != nullptr) BeginTile(args_->first_block());
+    if (args_ != nullptr) BeginTile(FirstBlock(*args_));
   }
   void BeginTile(int64_t block) {
     const int64_t blocks = AttentionTileTokens(args_->tokens_per_block) / args_->tokens_per_block;
     is_value_ = false;
     block_ = tile_begin_ = block;
-    tile_end_ = Smaller((block / blocks + 1) * blocks, args_->last_block() + 1);
+    tile_end_ = Smaller((block / blocks + 1) * blocks, LastBlock(*args_) + 1);
   }
 
   const AttentionArgs* args_;
@@ -399,13 +411,13 @@ class TileBlocks {
     auto* copy = rows.copies;
     for (int64_t b = first_block; b < end_block; ++b) {
       const std::byte* next = ahead.Next();
-      keys_[num_keys_++] = {ReadKeys<Cache>(args, args.block(b), next, copy),
+      keys_[num_keys_++] = {ReadKeys<Cache>(args, BlockAt(args, b), next, copy),
                             b * tokens - tile_begin,
                             (args.head_dim + Operand::kGroup - 1) / Operand::kGroup, next};
       copy += PaddedKeyDim(args.head_dim) * tokens;
     }
     for (int64_t b = first_block; b < end_block; ++b) {
-      AddValues(args, rows, args.block(b) + args.v_offset, b * tokens - tile_begin,
+      AddValues(args, rows, BlockAt(args, b) + args.v_offset, b * tokens - tile_begin,
                 Smaller(num_tokens - b * tokens, tokens), ahead.Next(), copy);
       copy += CopiedTokens(tokens) * rows.padded_dim;
     }
@@ -477,11 +489,11 @@ void Attention(const AttentionArgs& args) {
   ReadingOrder ahead(args);
   for (int64_t fetched = 0; fetched < kAttentionAhead; fetched += args.v_offset) ahead.Next();
   const int64_t tile_blocks = tile / args.tokens_per_block;
-  for (int64_t t = args.first_block() / tile_blocks; t * tile <= last_position; ++t) {
+  for (int64_t t = FirstBlock(args) / tile_blocks; t * tile <= last_position; ++t) {
     const int64_t tile_begin = t * tile;
     // Blocks that some row sees; those before the first window may be gone.
-    const int64_t first_block = Larger(t * tile_blocks, args.first_block());
-    const int64_t end_block = Smaller((t + 1) * tile_blocks, args.last_block() + 1);
+    const int64_t first_block = Larger(t * tile_blocks, FirstBlock(args));
+    const int64_t end_block = Smaller((t + 1) * tile_blocks, LastBlock(args) + 1);
     const int64_t tile_columns = end_block * args.tokens_per_block - tile_begin;
     const TileBlocks<Products> blocks(args, rows, tile_begin, first_block, end_block, ahead);
 

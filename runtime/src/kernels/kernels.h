@@ -108,14 +108,6 @@ struct AttentionArgs {
   int64_t y_pitch;
   float* scratch;             // AttentionScratchFloats(...), aligned to 64 bytes
   const AttentionArgs* next;  // what the thread is likely to run next, or null
-
-  // Blocks that a query sees.
-  int64_t first_block() const {
-    const int64_t first = sliding_window > 0 ? first_position - sliding_window + 1 : 0;
-    return first > 0 ? first / tokens_per_block : 0;
-  }
-  int64_t last_block() const { return (first_position + num_queries - 1) / tokens_per_block; }
-  const std::byte* block(int64_t b) const { return kv + block_table[b] * block_bytes; }
 };
 using AttentionKernel = void (*)(const AttentionArgs& args);
 
