@@ -67,9 +67,8 @@ constexpr int64_t kLineBytes = 64;
 // panel group. All of it into L1, from where it falls into L2: fetched past L1, 16 rows read a
 // tenth less on Zen 5.
 
-// Bytes, in each of several streams and in a single one. On Zen 5 a stream of eight rows reads 70
-// GB/s so, where it reads 61 at 4 KiB.
-constexpr int64_t kFetchAhead = 2048, kFetchAheadAlone = 8192;
+// Bytes, in each of several streams; of a single one the including file's kFetchAheadAlone.
+constexpr int64_t kFetchAhead = 2048;
 
 // Where memory is the limit: kPanels panels, each a little ahead of itself.
 template <int kPanels>
