@@ -105,7 +105,8 @@ void Executor::Init(const enginery_limits& limits, uint64_t kv_cache_bytes,
   // Threads write to their scratch at once: a cache line apart is not enough for the adjacent-line
   // prefetcher.
   scratch_bytes_ = (scratch_bytes_ + 127) / 128 * 128;
-  scratch_ = Reservation(static_cast<uint64_t>(scratch_bytes_ * pool_.num_threads()), "scratch");
+  scratch_ = Reservation(static_cast<uint64_t>(scratch_bytes_ * pool_.num_threads()), "scratch",
+                         Pages::kLarge);
   contexts_.reserve(ranks_.size());
   collectives_.reserve(ranks_.size());
 

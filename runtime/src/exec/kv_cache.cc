@@ -33,7 +33,9 @@ KvCache::KvCache(const std::vector<KvShape>& ranks, uint64_t budget_bytes) {
                        " bytes: give at least that"));
   }
   num_blocks_ = static_cast<int64_t>(std::min<uint64_t>(num_blocks, INT32_MAX));
-  memory_ = Reservation(static_cast<uint64_t>(num_blocks_ * block_bytes_), "KV cache");
+  // A head's blocks in use are less than a large page.
+  memory_ =
+      Reservation(static_cast<uint64_t>(num_blocks_ * block_bytes_), "KV cache", Pages::kSmall);
   std::byte* base = memory_.data();
   for (const KvShape& shape : ranks) {
     views_.push_back({shape, base, num_blocks_});

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exec/machine_limits.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -57,8 +56,7 @@ uint64_t ReadAll(const std::byte* from, int64_t bytes) {
 
 double MeasureBandwidth(ThreadPool& pool, int64_t buffer_bytes) {
   constexpr int kRounds = 4;
-  const Reservation buffer(static_cast<uint64_t>(buffer_bytes), "measured buffer");
-  madvise(buffer.data(), buffer.bytes(), MADV_HUGEPAGE);  // advice: without it, it is slower
+  const Reservation buffer(static_cast<uint64_t>(buffer_bytes), "measured buffer", Pages::kLarge);
   const int64_t num_pieces = buffer_bytes / kPieceBytes;
   // Written first: pages never touched are all the same page of zeros.
   pool.ParallelFor(num_pieces, [&](int64_t piece, int) {

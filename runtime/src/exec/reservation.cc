@@ -12,7 +12,7 @@
 
 namespace enginery {
 
-Reservation::Reservation(uint64_t bytes, std::string_view purpose) : bytes_(bytes) {
+Reservation::Reservation(uint64_t bytes, std::string_view purpose, Pages pages) : bytes_(bytes) {
   if (bytes == 0) return;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -20,6 +20,7 @@ Reservation::Reservation(uint64_t bytes, std::string_view purpose) : bytes_(byte
     throw Error(ENGINERY_OUT_OF_MEMORY, StrCat("cannot reserve ", bytes, " bytes for the ", purpose,
                                                ": ", std::string_view(std::strerror(errno))));
   }
+  if (pages == Pages::kLarge) madvise(memory, bytes, MADV_HUGEPAGE);  // else it is slower, no more
   data_ = static_cast<std::byte*>(memory);
 }
 

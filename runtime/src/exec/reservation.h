@@ -10,12 +10,18 @@
 
 namespace enginery {
 
+// What a touch pays for.
+enum class Pages {
+  kSmall,
+  kLarge,  // up to 2 MiB where the kernel has them: for what is read and written as a whole
+};
+
 class Reservation {
  public:
   Reservation() = default;
   // Throws Error(ENGINERY_OUT_OF_MEMORY) naming `purpose` when the address space is refused. 0
   // bytes reserve nothing.
-  Reservation(uint64_t bytes, std::string_view purpose);
+  Reservation(uint64_t bytes, std::string_view purpose, Pages pages);
   ~Reservation();
   Reservation(Reservation&& other) noexcept;
   Reservation& operator=(Reservation&& other) noexcept;

@@ -84,7 +84,7 @@ Workspace::Workspace(const std::vector<BufferSpec>& buffers, int64_t max_num_tok
   for (size_t i = 0; i < buffers.size(); ++i) {
     bytes = std::max(bytes, offsets[i] + extents[i].bytes);
   }
-  memory_ = Reservation(static_cast<uint64_t>(bytes), "workspace");
+  memory_ = Reservation(static_cast<uint64_t>(bytes), "workspace", Pages::kLarge);
   for (size_t i = 0; i < buffers.size(); ++i) {
     std::byte* data = memory_.data() + offsets[i];
     float* scales = buffers[i].dtype == DType::kI8

@@ -255,55 +255,71 @@ struct VectorProducts {
   }
 };
 
-// Hides the scores of tokens outside [begin, end) and raises the row's maximum to those of the
-// rest. What the maximum was before comes back. Vectors past the last seen token are not looked at.
-template <class Operand>
-ENGINERY_INLINE float RaiseMax(const AttentionRows<Operand>& rows, int64_t row, int64_t begin,
-                               int64_t end) {
-  float* scores = rows.scores_of(row);
-  const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
-  for (int64_t t = 0; t < begin; ++t) scores[t] = -__builtin_inff();
-  for (int64_t t = end; t < seen; ++t) scores[t] = -__builtin_inff();
-  F32 largest = Load(scores);
-  for (int64_t t = kLanes; t < seen; t += kLanes) largest = Max(largest, Load(scores + t));
-  const float old_max = rows.max[row];
-  const float tile_max = ReduceMax(largest);
-  rows.max[row] = old_max > tile_max ? old_max : tile_max;
-  return old_max;
+// What a row sees of a tile.
+struct SeenTokens {
+  int64_t begin, end;
+};
+
+// Calls body(token, scores) for the sixteens of tokens that are seen; scores of the others are
+// -inf.
+template <class Body>
+ENGINERY_INLINE void ForEachSeen(const float* scores, const SeenTokens& seen, const Body& body) {
+  int64_t t = 0;
+  for (; t + kLanes <= seen.end; t += kLanes) body(t, Load(scores + t));
+  if (t < seen.end) {
+    body(t, LoadFirstOr(scores + t, seen.end - t, Set1(-__builtin_inff())));
+  }
 }
 
-// Turns a row's scores of the tile's first `columns` tokens, of which those from `end` on are not
-// seen, into 2^(factor * (score - max)), and corrects what earlier tiles left. factor is the scale
-// of the scores times log2(e), at least 0.
+// Turns the scores of a tile's first `columns` tokens, in the `count` rows from `row` on, into
+// 2^(factor * (score - max)), where max is the row's maximum so far, and corrects what earlier
+// tiles left. factor is the scale of the scores times log2(e), at least 0. Several rows at once,
+// because a row's maximum and sum take long to come, and its vectors are few.
 template <class Operand>
-ENGINERY_INLINE void SoftmaxRow(const AttentionRows<Operand>& rows, int64_t row, int64_t columns,
-                                int64_t end, float old_max, float factor) {
-  const float* scores = rows.scores_of(row);
-  typename Operand::Element* p = rows.p_of(row);
-  const int64_t seen = (end + kLanes - 1) / kLanes * kLanes;
-  const float max = rows.max[row];
-  const F32 shift = Set1(-max * factor);
-  F32 sum = Set1(0.0f);
-  for (int64_t t = 0; t < seen; t += kLanes) {
-    const F32 e = Exp2(MulAdd(Load(scores + t), Set1(factor), shift));
-    Operand::StoreRow(p + t, kLanes, e);
-    sum = Add(sum, e);
+ENGINERY_INLINE void Softmax(const AttentionRows<Operand>& rows, int64_t row, int64_t count,
+                             const SeenTokens (&seen)[kReducedRows], int64_t columns,
+                             float factor) {
+  F32 reduced[kReducedRows];
+  alignas(64) float tile_max[kLanes], shift[kLanes], correction[kLanes], sums[kLanes];
+  for (int64_t r = 0; r < kReducedRows; ++r) reduced[r] = Set1(-__builtin_inff());
+  for (int64_t r = 0; r < count; ++r) {
+    float* scores = rows.scores_of(row + r);
+    for (int64_t t = 0; t < seen[r].begin; ++t) scores[t] = -__builtin_inff();
+    F32 largest = Set1(-__builtin_inff());
+    ForEachSeen(scores, seen[r],
+                [&](int64_t, F32 x) ENGINERY_LAMBDA_INLINE { largest = Max(largest, x); });
+    reduced[r] = largest;
   }
-  __builtin_memset(p + seen, 0,
-                   static_cast<size_t>(columns - seen) * sizeof(typename Operand::Element));
-  // 2^0 is exactly 1 here and 2^-inf exactly 0, so leaving them out changes nothing; most tiles
-  // raise no maximum.
-  float correction = 1.0f;
-  if (old_max != max && old_max > -__builtin_inff()) {
-    float lanes[kLanes];
-    Store(lanes, Exp2(Set1((old_max - max) * factor)));
-    correction = lanes[0];
-    float* sums = rows.sums_of(row);
-    for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
-      Store(sums + d, Mul(Load(sums + d), Set1(correction)));
+  ReduceMaxEach(reduced, tile_max);
+  const F32 old_max = LoadFirst(rows.max + row, count);
+  const F32 max = Max(old_max, LoadFirst(tile_max, count));
+  StoreFirst(rows.max + row, count, max);
+  Store(shift, Mul(max, Set1(-factor)));
+  // 2^0 is exactly 1 here and 2^-inf exactly 0.
+  Store(correction, Exp2(Mul(Sub(old_max, max), Set1(factor))));
+  for (int64_t r = 0; r < count; ++r) {
+    typename Operand::Element* p = rows.p_of(row + r);
+    F32 sum = Set1(0.0f);
+    ForEachSeen(rows.scores_of(row + r), seen[r], [&](int64_t t, F32 x) ENGINERY_LAMBDA_INLINE {
+      const F32 e = Exp2(MulAdd(x, Set1(factor), Set1(shift[r])));
+      Operand::StoreRow(p + t, kLanes, e);
+      sum = Add(sum, e);
+    });
+    reduced[r] = sum;
+    for (int64_t t = (seen[r].end + kLanes - 1) / kLanes * kLanes; t < columns; t += kLanes) {
+      Operand::StoreRow(p + t, kLanes, Set1(0.0f));
+    }
+    if (correction[r] != 1.0f) {
+      float* values = rows.sums_of(row + r);
+      for (int64_t d = 0; d < rows.padded_dim; d += kLanes) {
+        Store(values + d, Mul(Load(values + d), Set1(correction[r])));
+      }
     }
   }
-  rows.denominator[row] = rows.denominator[row] * correction + ReduceAdd(sum);
+  ReduceAddEach(reduced, sums);
+  float* denominator = rows.denominator + row;
+  const F32 before = Mul(LoadFirst(denominator, count), Load(correction));
+  StoreFirst(denominator, count, Add(before, LoadFirst(sums, count)));
 }
 
 constexpr int64_t Larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -516,20 +532,14 @@ void Attention(const AttentionArgs& args) {
       const KvBlocks keys = blocks.keys().Before(end_of(end - 1));
       const int64_t columns = keys.first[keys.count - 1].column + args.tokens_per_block;
       Products::Scores(args, rows, begin, end, keys);
-      // Maxima first and powers after, a few rows at a time: a row's maximum takes long to come,
-      // and other rows' fill the time.
-      constexpr int64_t kMaxima = 8;
-      for (int64_t first = begin; first < end; first += kMaxima) {
-        const int64_t count = Smaller(kMaxima, end - first);
-        float old_max[kMaxima];
+      for (int64_t first = begin; first < end; first += kReducedRows) {
+        const int64_t count = Smaller(kReducedRows, end - first);
+        SeenTokens seen[kReducedRows];
         for (int64_t r = 0; r < count; ++r) {
           const int64_t position = args.first_position + (first + r) / args.group_size;
-          old_max[r] = RaiseMax(rows, first + r, Larger(0, position - window + 1 - tile_begin),
-                                end_of(first + r));
+          seen[r] = {Larger(0, position - window + 1 - tile_begin), end_of(first + r)};
         }
-        for (int64_t r = 0; r < count; ++r) {
-          SoftmaxRow(rows, first + r, columns, end_of(first + r), old_max[r], args.scale * kLog2e);
-        }
+        Softmax(rows, first, count, seen, columns, args.scale * kLog2e);
       }
       Products::Values(args, rows, begin, end, blocks.values().Before(end_of(end - 1)));
       begin = end;

@@ -169,7 +169,7 @@ constexpr int kScoreRows = 6, kScoreVectors = 1;
 constexpr int kValueRows = 6, kValueVectors = 1;
 constexpr int64_t kAttentionRows = 24;
 
-constexpr int64_t kFetchAheadAlone = 4096;  // bytes of one stream of weights
+constexpr int64_t FetchAheadAlone(int64_t) { return 4096; }  // bytes of one stream of weights
 
 }  // namespace
 }  // namespace enginery

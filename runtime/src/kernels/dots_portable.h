@@ -166,7 +166,7 @@ constexpr int kScoreRows = 2, kScoreVectors = 1;
 constexpr int kValueRows = 1, kValueVectors = 1;
 constexpr int64_t kAttentionRows = 16;
 
-constexpr int64_t kFetchAheadAlone = 4096;  // bytes of one stream of weights
+constexpr int64_t FetchAheadAlone(int64_t) { return 4096; }  // bytes of one stream of weights
 
 }  // namespace
 }  // namespace enginery

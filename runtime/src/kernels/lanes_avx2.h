@@ -15,6 +15,7 @@ namespace enginery {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kReducedRows = 8;
 
 struct F32 {
   __m256 low, high;
@@ -33,6 +34,13 @@ ENGINERY_INLINE __m256i LanesBelow(int64_t n, int first) {
 ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
   if (n == kLanes) return Load(p);
   return {_mm256_maskload_ps(p, LanesBelow(n, 0)), _mm256_maskload_ps(p + 8, LanesBelow(n, 8))};
+}
+ENGINERY_INLINE F32 LoadFirstOr(const float* p, int64_t n, F32 rest) {
+  const __m256 low = _mm256_castsi256_ps(LanesBelow(n, 0));
+  const __m256 high = _mm256_castsi256_ps(LanesBelow(n, 8));
+  const F32 first = LoadFirst(p, n);
+  return {_mm256_blendv_ps(rest.low, first.low, low),
+          _mm256_blendv_ps(rest.high, first.high, high)};
 }
 ENGINERY_INLINE __m256 WidenBf16(__m128i half) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
@@ -105,6 +113,13 @@ ENGINERY_INLINE float ReduceMax(F32 a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+ENGINERY_INLINE void ReduceAddEach(const F32 (&rows)[kReducedRows], float* to) {
+  for (int r = 0; r < kReducedRows; ++r) to[r] = ReduceAdd(rows[r]);
+}
+ENGINERY_INLINE void ReduceMaxEach(const F32 (&rows)[kReducedRows], float* to) {
+  for (int r = 0; r < kReducedRows; ++r) to[r] = ReduceMax(rows[r]);
 }
 
 // bf16 in the low half of each lane.

@@ -20,6 +20,7 @@ namespace enginery {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kReducedRows = 8;
 
 using F32 = __m512;
 
@@ -31,6 +32,9 @@ ENGINERY_INLINE F32 Set1(float value) { return _mm512_set1_ps(value); }
 ENGINERY_INLINE F32 Load(const float* p) { return _mm512_loadu_ps(p); }
 ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps(FirstLanes(n), p);
+}
+ENGINERY_INLINE F32 LoadFirstOr(const float* p, int64_t n, F32 rest) {
+  return _mm512_mask_loadu_ps(rest, FirstLanes(n), p);
 }
 ENGINERY_INLINE F32 LoadBf16(const uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -75,6 +79,33 @@ ENGINERY_INLINE float ReduceMax(F32 a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+// Of all rows at once, of which one alone would take longer than what is reduced.
+template <class Op>
+ENGINERY_INLINE void ReduceEach(const F32 (&rows)[kReducedRows], float* to, const Op& op) {
+  F32 eights[4], fours[2];  // what is left of each of two rows, and of each of four
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    eights[i] = op(_mm512_shuffle_f32x4(rows[2 * i], rows[2 * i + 1], 0x44),
+                   _mm512_shuffle_f32x4(rows[2 * i], rows[2 * i + 1], 0xEE));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    fours[i] = op(_mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0x88),
+                  _mm512_shuffle_f32x4(eights[2 * i], eights[2 * i + 1], 0xDD));
+  }
+  const F32 twos =
+      op(_mm512_shuffle_ps(fours[0], fours[1], 0x44), _mm512_shuffle_ps(fours[0], fours[1], 0xEE));
+  const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+  const F32 each = _mm512_permutexvar_ps(lanes, op(twos, _mm512_movehdup_ps(twos)));
+  _mm256_storeu_ps(to, _mm512_castps512_ps256(each));
+}
+ENGINERY_INLINE void ReduceAddEach(const F32 (&rows)[kReducedRows], float* to) {
+  ReduceEach(rows, to, [](F32 a, F32 b) ENGINERY_LAMBDA_INLINE { return Add(a, b); });
+}
+ENGINERY_INLINE void ReduceMaxEach(const F32 (&rows)[kReducedRows], float* to) {
+  ReduceEach(rows, to, [](F32 a, F32 b) ENGINERY_LAMBDA_INLINE { return Max(a, b); });
 }
 
 ENGINERY_INLINE void StoreBf16First(uint16_t* p, int64_t n, F32 a) {

@@ -17,6 +17,7 @@ namespace enginery {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int kReducedRows = 8;
 constexpr int kParts = 4;
 
 // Vectors of GCC and Clang; they exist on every architecture.
@@ -55,6 +56,11 @@ ENGINERY_INLINE F32 LoadFirst(const float* p, int64_t n) {
   F32 r = Set1(0.0f);
   __builtin_memcpy(&r, p, static_cast<size_t>(n) * sizeof(float));
   return r;
+}
+// The first n lanes from memory, the others those of `rest`.
+ENGINERY_INLINE F32 LoadFirstOr(const float* p, int64_t n, F32 rest) {
+  __builtin_memcpy(&rest, p, static_cast<size_t>(n) * sizeof(float));
+  return rest;
 }
 ENGINERY_INLINE F32 LoadBf16(const uint16_t* p) {
   float lanes[kLanes];
@@ -126,6 +132,14 @@ ENGINERY_INLINE float ReduceMax(const F32& a) {
   float largest = lanes[0];
   for (int i = 1; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
   return largest;
+}
+
+// As ReduceAdd and ReduceMax of each row, in the same order.
+ENGINERY_INLINE void ReduceAddEach(const F32 (&rows)[kReducedRows], float* to) {
+  for (int r = 0; r < kReducedRows; ++r) to[r] = ReduceAdd(rows[r]);
+}
+ENGINERY_INLINE void ReduceMaxEach(const F32 (&rows)[kReducedRows], float* to) {
+  for (int r = 0; r < kReducedRows; ++r) to[r] = ReduceMax(rows[r]);
 }
 
 // Rounds the first n lanes to bf16, nearest even; NaN stays NaN.

@@ -67,7 +67,7 @@ constexpr int64_t kLineBytes = 64;
 // panel group. All of it into L1, from where it falls into L2: fetched past L1, 16 rows read a
 // tenth less on Zen 5.
 
-// Bytes, in each of several streams; of a single one the including file's kFetchAheadAlone.
+// Bytes, in each of several streams; of a single one the including file's FetchAheadAlone.
 constexpr int64_t kFetchAhead = 2048;
 
 // Where memory is the limit: kPanels panels, each a little ahead of itself.
@@ -86,9 +86,9 @@ class OwnPrefetch {
       step = static_cast<const std::byte*>(args.next) - static_cast<const std::byte*>(args.weight) -
              (panel + 1) * panel_bytes;
     }
-    constexpr int64_t kBytes = kPanels == 1 ? kFetchAheadAlone : kFetchAhead;
-    constexpr int64_t kGroups = kBytes / Dot::kWeightBytes;
-    const int64_t ahead = kGroups < num_groups ? kGroups : num_groups;
+    const int64_t bytes = kPanels == 1 ? FetchAheadAlone(args.num_rows) : kFetchAhead;
+    const int64_t groups = bytes / Dot::kWeightBytes;
+    const int64_t ahead = groups < num_groups ? groups : num_groups;
     return OwnPrefetch(ahead * Dot::kWeightBytes, num_groups - ahead, step);
   }
   // For the group of k whose weights begin at `weight`.
