@@ -204,11 +204,13 @@ enginery_machine_limits MeasureLimits(const Kernels& kernels, int num_threads,
   const Peaks peaks = PeaksOf(kernels.name);
   enginery_machine_limits limits = {};
   limits.abi_size = sizeof limits;
+  // Memory first, which takes long: threads that were just made may share a processor for some
+  // milliseconds, and products took no longer and came out at half.
+  const int64_t buffer_bytes = BufferBytes(available_bytes);
+  limits.memory_bandwidth = MeasureBandwidth(pool, buffer_bytes);
   limits.f32_peak = MeasurePeak(pool, peaks.f32);
   limits.bf16_peak = MeasurePeak(pool, peaks.bf16);
   limits.i8_peak = MeasurePeak(pool, peaks.i8);
-  const int64_t buffer_bytes = BufferBytes(available_bytes);
-  limits.memory_bandwidth = MeasureBandwidth(pool, buffer_bytes);
   limits.buffer_bytes = static_cast<uint64_t>(buffer_bytes);
   limits.num_threads = num_threads;
   return limits;
