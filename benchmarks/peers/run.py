@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import mmap
@@ -228,7 +229,8 @@ def warm_page_cache(model: Path) -> None:
             if path.stat().st_size == 0:  # cannot be mapped
                 continue
             with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
-                pages.madvise(mmap.MADV_HUGEPAGE)
+                with contextlib.suppress(OSError):  # of a kernel that has no large pages
+                    pages.madvise(mmap.MADV_HUGEPAGE)
                 for begin in range(0, len(pages), mmap.PAGESIZE):
                     pages[begin]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ from benchmarks.peers.run import (
     read_samples,
     rotated,
     run_driver,
+    warm_page_cache,
 )
 from benchmarks.peers.sides import SIDES, Case, Launch
 from benchmarks.peers.workload import make_workload
@@ -384,3 +386,28 @@ def test_the_plot_is_xml(tmp_path: Path) -> None:
 
     write_svg(tmp_path / "a.svg", {"a & b": [Bar("enginery", 2.0, 1.0, 3.0)], "none": []})
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+
+
+def test_files_are_read_without_large_pages_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class SmallPages(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError("Invalid argument")
+
+        def __getitem__(self, at: Any) -> Any:
+            read.append(at)
+            return super().__getitem__(at)
+
+    monkeypatch.setattr(mmap, "mmap", SmallPages)
+    (tmp_path / "config.json").touch()  # an empty file cannot be mapped
+    (tmp_path / "weights").write_bytes(bytes(mmap.PAGESIZE + 1))
+    warm_page_cache(tmp_path)
+    assert read == [0, mmap.PAGESIZE]
+
+
+def test_model_that_was_not_converted_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"shape-int8\.engine: is missing; run .* convert"):
+        warm_page_cache(tmp_path / "shape-int8.engine")
