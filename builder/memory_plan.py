@@ -29,7 +29,7 @@ class Workspace:
         fixed_bytes: whatever the step.
         partial_bytes: of one partial result of attention, which covers part of a sequence's keys.
         split_tokens: keys that it covers at least.
-        unstored_values: names of values of the program that are never there as a whole.
+        unstored_values: names of values of the program that take no memory of their own.
     """
 
     token_row_bytes: int = 0
@@ -245,11 +245,12 @@ def _row_bytes(programs: Sequence[Program], extra: Workspace) -> dict[str, int]:
     for program in programs:
         for buffer in program.buffers:
             if buffer.name not in extra.unstored_values:
-                totals[buffer.rows] += _buffer_row_bytes(buffer)
+                totals[buffer.rows] += value_row_bytes(buffer)
     return totals
 
 
-def _buffer_row_bytes(buffer: Buffer) -> int:
+def value_row_bytes(buffer: Buffer) -> int:
+    """Bytes of a row of a value, with its scale where it has one."""
     scale_bytes = I8_SCALE_BYTES if buffer.dtype == "i8" else 0
     return buffer.columns * ITEM_BYTES[buffer.dtype] + scale_bytes
 

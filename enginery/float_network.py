@@ -146,7 +146,7 @@ class _Run:
         return result
 
     def _kv_append(self, node: Node) -> FloatArray:
-        """As the op, but keys too are rotated in its output, where `_paged_attention` reads them.
+        """As the op; `_paged_attention` reads keys and values from its output.
 
         The window is all of the sequence, so that no cache has anything else.
         """
@@ -154,25 +154,25 @@ class _Run:
         qkv = self._value(node, 0)
         heads = qkv.reshape(len(qkv), num_heads + 2 * num_kv_heads, -1)
         q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
-        if node.inputs[1] is not None:
-            epsilon = float(node.attributes["epsilon"])
-            q = _rms_norm(q, self._vector(node, 1), epsilon)
-            k = _rms_norm(k, self._vector(node, 2), epsilon)
-        rotated = np.concatenate([self._rotate(q), self._rotate(k), v], axis=1)
-        result: FloatArray = rotated.reshape(qkv.shape)
+        appended = np.concatenate([q, self._rotated(node, k, 1), v], axis=1)
+        result: FloatArray = appended.reshape(qkv.shape)
         return result
 
-    def _rotate(self, x: FloatArray) -> FloatArray:
+    def _rotated(self, node: Node, x: FloatArray, norm: int) -> FloatArray:
+        """Heads `[tokens, heads, head_dim]`, normed by input `norm` if it is there, and rotated."""
+        if node.inputs[norm] is not None:
+            x = _rms_norm(x, self._vector(node, norm), float(node.attributes["epsilon"]))
         first, second = np.split(x, 2, axis=-1)
         cos, sin = self._cos, self._sin
         return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
     def _paged_attention(self, node: Node) -> FloatArray:
         num_heads, num_kv_heads = _num_heads(node)
-        qkv = self._value(node, 0)
+        qkv = self._value(node, 1)
+        heads = qkv.reshape(len(qkv), num_heads + 2 * num_kv_heads, -1)
+        q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
         # [heads, tokens, head_dim]
-        heads = qkv.reshape(len(qkv), num_heads + 2 * num_kv_heads, -1).transpose(1, 0, 2)
-        q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads])
+        q, k, v = (x.transpose(1, 0, 2) for x in (self._rotated(node, q, 2), k, v))
         position = np.arange(len(qkv))
         distance = position[:, np.newaxis] - position
         is_hidden = distance < 0

@@ -101,35 +101,46 @@ def attention(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType
     _expect(q.rows == k.rows == v.rows == "tokens", "q, k and v are not packed tokens")
     _expect(k.columns == v.columns and q.columns % k.columns == 0, "q, k and v do not fit")
     _expect(k.columns % head_dim == 0, "head_dim does not divide k")
-    _check_head_norms(q_norm, k_norm, head_dim)
+    _expect((q_norm is None) == (k_norm is None), "one of q_norm and k_norm is missing")
+    _check_head_norm(q_norm, head_dim)
+    _check_head_norm(k_norm, head_dim)
     return OutputType("tokens", q.columns, _operand_dtype(attributes))
 
 
 @rule
 def kv_append(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
-    """(qkv, q_norm or None, k_norm or None; layer, num_heads, num_kv_heads, head_dim, ...).
+    """(qkv or kv, k_norm or None; layer, num_heads, num_kv_heads, head_dim, epsilon).
 
-    Normalises and rotates query and key heads, writes keys and values to the KV cache. The output
-    is qkv with its query heads rotated, in its place.
+    Normalises and rotates key heads, writes keys and values to the KV cache. The output is the
+    input with its key heads rotated, in its place.
     """
-    qkv, q_norm, k_norm = inputs
-    qkv = _value(qkv, "f32")
-    _expect(qkv.rows == "tokens", "qkv is not packed tokens")
-    _expect(qkv.columns == _qkv_columns(attributes), "qkv does not fit the heads")
+    kv, k_norm = inputs
+    kv = _value(kv, "f32")
+    _expect(kv.rows == "tokens", "keys and values are not packed tokens")
+    q_columns, kv_columns = _head_columns(attributes)
+    _expect(kv.columns in (kv_columns, q_columns + kv_columns), "kv does not fit the heads")
     _expect("layer" in attributes and "epsilon" in attributes, "layer or epsilon is missing")
-    _check_head_norms(q_norm, k_norm, _integer(attributes, "head_dim"))
-    return OutputType("tokens", qkv.columns, "f32")
+    _check_head_norm(k_norm, _integer(attributes, "head_dim"))
+    return OutputType("tokens", kv.columns, "f32")
 
 
 @rule
 def paged_attention(inputs: tuple[Operand, ...], attributes: Attributes) -> OutputType:
-    """(qkv; layer, num_heads, num_kv_heads, head_dim, sliding_window) -> `[tokens, q columns]`."""
-    (qkv,) = inputs
-    qkv = _value(qkv, "f32")
-    _expect(qkv.columns == _qkv_columns(attributes), "qkv does not fit the heads")
-    _expect("layer" in attributes and "sliding_window" in attributes, "an attribute is missing")
-    columns = _integer(attributes, "num_heads") * _integer(attributes, "head_dim")
-    return OutputType("tokens", columns, _operand_dtype(attributes))
+    """(qkv or q, kv, q_norm or None; layer, num_heads, ...) -> `[rows of q, q columns]`.
+
+    Normalises and rotates query heads, which attend to the KV cache; `kv` is what the layer's
+    `kv_append` gave, after which it runs. Attributes are layer, num_heads, num_kv_heads, head_dim,
+    epsilon and sliding_window.
+    """
+    q, kv, q_norm = inputs
+    q, kv = _value(q, "f32"), _value(kv, "f32")
+    q_columns, kv_columns = _head_columns(attributes)
+    _expect(q.columns in (q_columns, q_columns + kv_columns), "q does not fit the heads")
+    _expect(kv.columns in (kv_columns, q_columns + kv_columns), "kv does not fit the heads")
+    for name in ("layer", "epsilon", "sliding_window"):
+        _expect(name in attributes, f"{name} is missing")
+    _check_head_norm(q_norm, _integer(attributes, "head_dim"))
+    return OutputType(q.rows, q_columns, _operand_dtype(attributes))
 
 
 @rule
@@ -240,13 +251,13 @@ def _operand_dtype(attributes: Attributes) -> str:
     return str(dtype)
 
 
-def _qkv_columns(attributes: Attributes) -> int:
-    num_heads = _integer(attributes, "num_heads") + 2 * _integer(attributes, "num_kv_heads")
-    return num_heads * _integer(attributes, "head_dim")
+def _head_columns(attributes: Attributes) -> tuple[int, int]:
+    """Columns of queries, and of keys and values."""
+    head_dim = _integer(attributes, "head_dim")
+    num_kv_heads = _integer(attributes, "num_kv_heads")
+    return _integer(attributes, "num_heads") * head_dim, 2 * num_kv_heads * head_dim
 
 
-def _check_head_norms(q_norm: Operand, k_norm: Operand, head_dim: int) -> None:
-    _expect((q_norm is None) == (k_norm is None), "one of q_norm and k_norm is missing")
-    for norm in (q_norm, k_norm):
-        if norm is not None:
-            _expect(_weight(norm, 1).shape == (head_dim,), "a head norm does not fit head_dim")
+def _check_head_norm(norm: Operand, head_dim: int) -> None:
+    if norm is not None:
+        _expect(_weight(norm, 1).shape == (head_dim,), "a head norm does not fit head_dim")

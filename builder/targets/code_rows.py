@@ -53,12 +53,12 @@ from enginery.quantization import (
 CPU_SCALE_DTYPE = "bf16"
 
 
-def input_scale(checkpoint: Checkpoint, weight: Weight) -> npt.NDArray[np.float32]:
-    """The static scale of what a linear layer reads, f32 `[1]`.
+def input_scale(checkpoint: Checkpoint, *weights: Weight) -> npt.NDArray[np.float32]:
+    """The static scale of the value that linear layers with these weights read, f32 `[1]`.
 
-    Layers that were stacked read one value: it is quantised by the largest of their scales.
+    It is quantised by the largest of their scales, and of those of layers that were stacked.
     """
-    names = [input_scale_name(part.tensor) for part in weight.parts]
+    names = [input_scale_name(part.tensor) for weight in weights for part in weight.parts]
     return np.array([max(checkpoint.read_scalar(name) for name in names)], np.float32)
 
 

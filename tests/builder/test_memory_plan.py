@@ -36,10 +36,11 @@ def test_numbers_are_those_of_the_model(planned: PlannedBuild) -> None:
     # keys and values, 2 layers, 2 KV heads of 32, float32
     assert plan.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
     assert plan.kv_block_bytes == 32 * plan.kv_bytes_per_token
-    # hidden, norm, qkv, attention, norm, activation, angles (gate and up are never stored);
-    # attention, hidden, norm, activation, norm, logits
-    per_token = 4 * (128 + 128 + 256 + 128 + 128 + 256 + 32)
-    per_logit_row = 4 * (128 + 128 + 128 + 256 + 128 + 320)
+    # Of layer 0 and the last one's keys and values: hidden, norm, attention, angles, and qkv, in
+    # whose place activation and kv come, as the second norm in that of attention. Of the rest of
+    # the last layer: the residual and two places beside it, the wider one of logits at last.
+    per_token = 4 * (128 + 128 + 128 + 32 + 256)
+    per_logit_row = 4 * (128 + 128 + 320)
     assert plan.workspace_bytes == 100 * per_token + 7 * per_logit_row
     assert plan.num_full_sequences == 7  # no more than max_batch_size is of use
     assert plan.kv_cache_bytes == plan.num_kv_blocks * plan.kv_block_bytes
@@ -71,7 +72,7 @@ def test_products_of_gate_and_up_are_stored_beside_zero_points(tmp_path: Path) -
     """The zero terms come first, and what is added to them is no product alone."""
     workspaces = []
     for kind in ("awq_sym", "awq"):
-        model = write_tiny_checkpoint(tmp_path / kind, "llama")
+        model = write_tiny_checkpoint(tmp_path / kind, "llama", num_layers=3)
         quantize_checkpoint(model, kind)
         planned = plan_tiny(model, dtype="bfloat16", qformat="int4_wo")
         workspaces.append(planned.plan.workspace_bytes / planned.options.max_num_tokens)

@@ -28,15 +28,17 @@ def text_of(
 def test_layers_alike_are_shown_once(tmp_path: Path) -> None:
     text = text_of(tmp_path, shows_all=False)
     program = text[text.index("Program (") : text.index("Weights (")]
-    # Three kinds of layers: from the third on they have a window, the last drops rows.
+    # Three kinds of layers: from the third on they have a window, the last drops rows before its
+    # queries.
     assert program.count("for layer N in") == 2
     assert "for layer N in 0 .. 1:" in program and "for layer N in 2 .. 10:" in program
     assert program.count("paged_attention(") == 3
     assert program.count("sliding_window=9") == 2
-    assert "attention.last_rows = gather_rows(attention)" in program
+    assert "input_layernorm.last_rows = gather_rows(input_layernorm)" in program
     assert "hidden_states += linear(swiglu, model.layers.N.mlp.down_proj.weight, .scale" in program
     weights = text[text.index("Weights (") :]
-    assert weights.count("for layer N in 0 .. 11:") == 1
+    assert weights.count("for layer N in 0 .. 10:") == 1
+    assert "model.layers.11.self_attn.q_proj.weight" in weights
 
 
 def test_scales_of_groups_are_shown(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from enginery.runtime.engine import Engine
 from enginery.runtime.runtime import RuntimeOptions
 from tests.support.schemes import build_tiny_engine
 
-LINEARS = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}
+LINEARS = {"qkv_proj", "kv_proj", "q_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"}
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_a_prefill_multiplies_as_often_as_its_tokens(report: dict[str, Any]) -> 
     prefill, decode, decode_of_16 = (
         {op["name"]: op for op in step["ops"]} for step in report["steps"]
     )
-    # Past the second and last attention there is one row, as for the output projection.
-    rows = {"qkv_proj": 160, "lm_head": 1}
+    # Past the keys and values of the second and last layer there is one row.
+    rows = {"qkv_proj": 160, "kv_proj": 160, "q_proj": 1, "lm_head": 1}
     for role in LINEARS:
-        name = next(name for name in decode if name.endswith(role))
+        name = next(name for name in decode if name.endswith(f" {role}"))
         one = decode[name]["operations"]
         assert decode_of_16[name]["operations"] == 16 * one
         assert prefill[name]["operations"] == rows.get(role, (160 + 1) / 2) * one

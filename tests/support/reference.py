@@ -62,8 +62,15 @@ def _sum(parts: list[FloatArray]) -> FloatArray:
     return total
 
 
-# Ops that come in a second version, which takes scales besides; linear in a third.
-VERSION_2 = ("linear", "kv_append", "paged_attention", "rms_norm", "silu_mul", "scale_columns")
+# Versions of ops that come in others than 1.
+VERSIONS = {
+    "linear": (1, 2, 3),
+    "rms_norm": (1, 2),
+    "silu_mul": (1, 2),
+    "scale_columns": (1, 2),
+    "kv_append": (3,),
+    "paged_attention": (3,),
+}
 
 
 class _Rank:
@@ -89,8 +96,7 @@ class _Rank:
         self._tokens, self._positions = tokens, positions
         self._values = {}
         for step in self.engine.steps:
-            assert step.version == 1 or step.op in VERSION_2
-            assert step.version <= 2 or step.op == "linear"
+            assert step.version in VERSIONS.get(step.op, (1,))
             if step.op in ("all_reduce", "all_gather"):
                 yield step.op, self._float(step.inputs[0])
                 assert self.exchange is not None
@@ -192,39 +198,49 @@ class _Rank:
         self._store(step, y)
 
     def _kv_append(self, step: StepRecord) -> None:
-        qkv, inv_freq, q_norm, k_norm, *scales = step.inputs
-        attributes, engine = step.attributes, self.engine.attributes
-        num_heads, num_kv_heads = engine["num_heads"], engine["num_kv_heads"]
+        kv, inv_freq, k_norm, *scales = step.inputs
+        engine, num_kv_heads = self.engine.attributes, self.engine.attributes["num_kv_heads"]
         assert step.inputs[0] == step.outputs[0]
-        heads = self._float(qkv).reshape(len(self._tokens), -1, engine["head_dim"])
-        q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
-        if q_norm is not None:
-            q = rms_norm(q, self._weight(q_norm), attributes["epsilon"])
-            k = rms_norm(k, self._weight(k_norm), attributes["epsilon"])
-        angles = self._positions[:, None].astype(np.float32) * self._weight(inv_freq)
-        scale = np.float32(attributes["rope_scale"])
-        cos, sin = np.cos(angles)[:, None] * scale, np.sin(angles)[:, None] * scale
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        heads = self._float(kv).reshape(len(self._tokens), -1, engine["head_dim"])
+        assert heads.shape[1] in (2 * num_kv_heads, engine["num_heads"] + 2 * num_kv_heads)
+        q, k, v = np.split(heads, [-2 * num_kv_heads, -num_kv_heads], axis=1)
+        k = self._rotated(step, k, inv_freq, k_norm)
+        rotated = np.concatenate([q, k, v], axis=1).reshape(len(self._tokens), -1)
         if engine["kv_cache_dtype"] == "bfloat16":
             k, v = round_to_bfloat16(k), round_to_bfloat16(v)
-        assert (step.version == 2) == (engine["kv_cache_dtype"] in ("int8", "fp8"))
-        if scales:
+        if self._has_kv_scales(scales):
             k, v = (
                 round_to_codes(x, self._weight(scale)[0], engine["kv_cache_dtype"])
                 for x, scale in zip((k, v), scales, strict=True)
             )
-        layer = attributes["layer"]
+        layer = step.attributes["layer"]
         none = np.empty((0, *k.shape[1:]), np.float32)
         self._keys[layer] = np.concatenate([self._keys.get(layer, none), k])
         self._values_cache[layer] = np.concatenate([self._values_cache.get(layer, none), v])
-        self._store(step, np.concatenate([q, k, v], axis=1).reshape(len(self._tokens), -1))
+        self._store(step, rotated)
+
+    def _rotated(self, step: StepRecord, heads: FloatArray, inv_freq: Any, norm: Any) -> FloatArray:
+        """Heads `[tokens, heads, head_dim]`, normed where there is a norm, then rotated."""
+        if norm is not None:
+            heads = rms_norm(heads, self._weight(norm), step.attributes["epsilon"])
+        angles = self._positions[:, None].astype(np.float32) * self._weight(inv_freq)
+        scale = np.float32(step.attributes["rope_scale"])
+        return rotate(heads, np.cos(angles)[:, None] * scale, np.sin(angles)[:, None] * scale)
+
+    def _has_kv_scales(self, scales: Sequence[Any]) -> bool:
+        has_scales = self.engine.attributes["kv_cache_dtype"] in ("int8", "fp8")
+        assert len(scales) == 2 and all((scale is not None) == has_scales for scale in scales)
+        return has_scales
 
     def _paged_attention(self, step: StepRecord) -> None:
         attributes, engine = step.attributes, self.engine.attributes
-        assert len(step.inputs) == (4 if step.version == 2 else 1)
+        q_value, inv_freq, q_norm, *scales, inverse = step.inputs
+        self._has_kv_scales(scales)
         num_heads, group = engine["num_heads"], engine["num_heads"] // engine["num_kv_heads"]
-        heads = self._float(step.inputs[0]).reshape(len(self._tokens), -1, engine["head_dim"])
-        q = heads[:, :num_heads].transpose(1, 0, 2)  # [num_heads, tokens, head_dim]
+        heads = self._float(q_value).reshape(len(self._tokens), -1, engine["head_dim"])
+        assert heads.shape[1] in (num_heads, num_heads + 2 * engine["num_kv_heads"])
+        q = self._rotated(step, heads[:, :num_heads], inv_freq, q_norm)
+        q = q.transpose(1, 0, 2)  # [num_heads, tokens, head_dim]
         layer = attributes["layer"]
         # [num_heads, context, head_dim]
         k = np.repeat(self._keys[layer], group, axis=1).transpose(1, 0, 2)
@@ -238,7 +254,7 @@ class _Rank:
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended = (weights @ v).transpose(1, 0, 2)
-        self._store(step, attended.reshape(len(self._tokens), -1), *step.inputs[3:])
+        self._store(step, attended.reshape(len(self._tokens), -1), inverse)
 
     def _silu_mul(self, step: StepRecord) -> None:
         gate, up = np.split(self._float(step.inputs[0]), 2, axis=1)

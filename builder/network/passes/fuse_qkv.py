@@ -27,26 +27,23 @@ def fuse_qkv(network: Network) -> Network:
         head_dim = int(attributes["head_dim"])
         heads = {
             "layer": attributes["layer"],
+            "epsilon": attributes["epsilon"],
             "num_heads": current.value(0).columns // head_dim,
             "num_kv_heads": current.value(1).columns // head_dim,
             "head_dim": head_dim,
         }
+        q_norm, k_norm = current.inputs[3:]
         qkv = stack_linears("qkv_proj", linears)
         prefix = qkv.output.name.removesuffix("qkv_proj")
-        rotated = node(
-            "kv_append",
-            f"{prefix}rotated_qkv",
-            qkv.output,
-            *current.inputs[3:],
-            epsilon=attributes["epsilon"],
-            **heads,
-        )
+        appended = node("kv_append", f"{prefix}appended_qkv", qkv.output, k_norm, **heads)
         attended = node(
             "paged_attention",
             current.output.name,
-            rotated.output,
+            appended.output,
+            appended.output,
+            q_norm,
             sliding_window=attributes["sliding_window"],
             **heads,
         )
-        rewritten += [qkv, rotated, attended]
+        rewritten += [qkv, appended, attended]
     return network.with_nodes(n for n in rewritten if n.output.name not in fused)

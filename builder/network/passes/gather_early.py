@@ -8,18 +8,30 @@ from enginery.builder.network.ops import node
 
 # Operations that compute a row of their output from that row of their inputs alone.
 ROW_WISE = frozenset(
-    ("add", "all_reduce", "group_sums", "linear", "rms_norm", "scale_columns", "silu_mul")
+    (
+        "add",
+        "all_reduce",
+        "group_sums",
+        "linear",
+        "paged_attention",
+        "rms_norm",
+        "scale_columns",
+        "silu_mul",
+    )
 )
+# But for this input, of which they need all rows.
+WHOLE_INPUT = {"paged_attention": 1}
 
 
 def gather_early(network: Network) -> Network:
     """Moves `gather_rows` ahead of all that works row by row.
 
-    Of the last layer other tokens need keys and values alone. What follows its attention, most of
-    a layer, is so computed for one row of a prompt, and for none of a chunk that does not end it.
+    Of the last layer other tokens need keys and values alone. All else, most of a layer, is so
+    computed for one row of a prompt, and for none of a chunk that does not end it.
 
     Args:
-        network: after the fusions and quantisation, gathered once.
+        network: after the fusions and quantisation, gathered once. The queries of its last layer
+            leave early where they are computed apart; see `split_queries`.
     """
     nodes = network.nodes
     (end,) = (i for i, current in enumerate(nodes) if current.op == "gather_rows")
@@ -47,7 +59,10 @@ def gather_early(network: Network) -> Network:
         if i == end:
             narrow[name] = narrow[last.value(0).name]
         elif i > end or name in wanted:
-            inputs = [narrowed(operand) for operand in current.inputs]
+            inputs = [
+                operand if index == WHOLE_INPUT.get(current.op) else narrowed(operand)
+                for index, operand in enumerate(current.inputs)
+            ]
             narrow[name] = keep(node(current.op, name, *inputs, **current.attributes))
         else:
             keep(current)
@@ -56,16 +71,17 @@ def gather_early(network: Network) -> Network:
 
 def _only_gathered(nodes: tuple[Node, ...]) -> set[str]:
     """Names of values of which no row is read but those that the last of `nodes` gathers."""
-    readers: dict[str, list[Node]] = {current.output.name: [] for current in nodes}
+    readers: dict[str, set[str]] = {current.output.name: set() for current in nodes}
+    whole: set[str] = set()  # values of which all rows are read
     for current in nodes:
-        for operand in current.inputs:
+        for index, operand in enumerate(current.inputs):
             if isinstance(operand, Value):
-                readers[operand.name].append(current)
-    wanted: set[str] = set()
+                readers[operand.name].add(current.output.name)
+                if index == WHOLE_INPUT.get(current.op):
+                    whole.add(operand.name)
+    wanted = {nodes[-1].output.name}
     for current in reversed(nodes[:-1]):
         name = current.output.name
-        if current.op in ROW_WISE and all(
-            reader is nodes[-1] or reader.output.name in wanted for reader in readers[name]
-        ):
+        if current.op in ROW_WISE and name not in whole and readers[name] <= wanted:
             wanted.add(name)
     return wanted

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from enginery.builder.checkpoint.checkpoint import Checkpoint
 from enginery.builder.checkpoint.scales import read_kv_scale
 from enginery.builder.engine.program import INT4, PANEL, Tensor
-from enginery.builder.network.network import Network
+from enginery.builder.network.network import Network, Value
 from enginery.builder.network.weight import Weight
 from enginery.builder.options import BuildOptions
 from enginery.builder.targets.code_rows import input_scale
@@ -32,12 +32,12 @@ class PackedWeight:
 
     Attributes:
         weight: in the network.
-        has_static_operand: whether that is quantised by a scale of the checkpoint, which `scale`
-            then holds as a factor.
+        sharing: where its operand is quantised by scales of the checkpoint, all weights that are
+            multiplied with it, this one included; else none. `scale` holds that scale as a factor.
     """
 
     weight: Weight
-    has_static_operand: bool
+    sharing: tuple[Weight, ...]
     data: Tensor
     scale: Tensor | None = None
     column_sums: Tensor | None = None
@@ -72,26 +72,19 @@ class Constants:
             for layer in range(num_scaled)
         ]
         self._weights: dict[Weight, PackedWeight] = {}
-        # The dtype of what each is multiplied with.
-        in_linears = {
-            node.weight(1): node.value(0).dtype for node in network.nodes if node.op == "linear"
-        }
+        operands = _operands(network)
         is_static = SCHEMES[options.qformat].has_input_scales
         for node in network.nodes:
-            for operand in node.inputs:
-                if isinstance(operand, Weight) and operand not in self._weights:
-                    packed = _packed(operand, in_linears.get(operand), is_static)
-                    self._weights[operand] = packed
-        self.inverses: dict[str, Tensor] = {}
-        producers = network.producers()
-        for node in network.nodes:
-            if node.op == "linear":
-                inverse = self._weights[node.weight(1)].inverse
-                if inverse is not None:
-                    quantized = producers[node.value(0).name]
-                    if quantized.op == "gather_rows":  # of codes
-                        quantized = producers[quantized.value(0).name]
-                    self.inverses[quantized.output.name] = inverse
+            for weight in node.inputs:
+                if isinstance(weight, Weight) and weight not in self._weights:
+                    x = operands.get(weight)
+                    sharing = [other for other, operand in operands.items() if operand == x]
+                    self._weights[weight] = _packed(weight, x, sharing if is_static else ())
+        self.inverses = {
+            x.name: packed.inverse
+            for weight, x in operands.items()
+            if (packed := self._weights[weight]).inverse is not None
+        }
         weights = self._weights.values()
         self.tensors = (
             self.inv_freq,
@@ -121,8 +114,8 @@ class Constants:
                 index += 1
                 if packed.scale is not None:
                     scale = _joined([piece.scale for piece in rest])
-                    if packed.has_static_operand:
-                        scale = np.multiply(scale, input_scale(checkpoint, packed.weight))
+                    if packed.sharing:
+                        scale = np.multiply(scale, input_scale(checkpoint, *packed.sharing))
                     yield index, _bytes(scale)
                     index += 1
                 if packed.column_sums is not None:
@@ -132,14 +125,29 @@ class Constants:
                     yield index, _bytes(_joined([piece.group_scales for piece in rest]))
                     index += 1
                 if packed.inverse is not None:
-                    yield index, _bytes(np.float32(1) / input_scale(checkpoint, packed.weight))
+                    yield index, _bytes(np.float32(1) / input_scale(checkpoint, *packed.sharing))
                     index += 1
 
 
-def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> PackedWeight:
-    layout = "rows" if operand_dtype is None else PACKED_LAYOUTS[weight.dtype]
+def _operands(network: Network) -> dict[Weight, Value]:
+    """What each weight of a linear layer is multiplied with, before any of its rows left it."""
+    producers = network.producers()
+    operands: dict[Weight, Value] = {}
+    for node in network.nodes:
+        if node.op == "linear":
+            x = producers[node.value(0).name]
+            operands[node.weight(1)] = x.value(0) if x.op == "gather_rows" else x.output
+    return operands
+
+
+def _packed(weight: Weight, x: Value | None, sharing: Sequence[Weight]) -> PackedWeight:
+    """The tensors of a weight that is multiplied with `x`, if it is; `sharing` where x is static.
+
+    The inverse of the scale of x is one tensor, beside the first of the weights that share x.
+    """
+    layout = "rows" if x is None else PACKED_LAYOUTS[weight.dtype]
     has_codes = weight.dtype in ("i8", "f8e4m3", INT4)
-    has_static_operand = is_static and has_codes and operand_dtype is not None
+    has_static_operand = bool(sharing) and has_codes and x is not None
 
     def tensor(name: str, dtype: str, layout: str = "rows", shape: tuple[int, ...] = ()) -> Tensor:
         return Tensor(f"{weight.name}.{name}", dtype, layout, shape or weight.shape[:1])
@@ -149,18 +157,18 @@ def _packed(weight: Weight, operand_dtype: str | None, is_static: bool) -> Packe
     product_dtype = None if weight.blocks is None else weight.blocks.product_dtype
     if has_codes and (weight.dtype != INT4 or product_dtype is not None):
         scale = tensor("scale", "f32")
-    if has_codes and operand_dtype == "i8":
+    if has_codes and x is not None and x.dtype == "i8":
         sums = tensor("column_sums", "i32")
     if weight.dtype == INT4:
         assert weight.blocks is not None
         groups = (weight.shape[0], -(-weight.shape[1] // weight.blocks.size))
         dtype = "i8" if product_dtype == "i8" else "f32"
         group_scales = tensor("group_scales", dtype, "n16k1", groups)
-    if has_static_operand:
+    if has_static_operand and weight == sharing[0]:
         inverse = tensor("inverse", "f32", shape=(1,))
     return PackedWeight(
         weight,
-        has_static_operand,
+        tuple(sharing) if has_static_operand else (),
         Tensor(weight.name, weight.dtype, layout, weight.shape),
         scale,
         sums,

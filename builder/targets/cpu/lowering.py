@@ -92,20 +92,18 @@ class _Lowering:
         return Step(node.op, inputs, outputs, attributes, self._version(node))
 
     def _version(self, node: Node) -> int:
-        """Above 1 where the step takes scales besides: of groups, keys and values, or its output.
+        """2 where the step takes scales besides, of groups or its output.
 
         Of linear layers with INT4 weights it says what codes become: 3 of E4M3, 2 of other dtypes.
         """
+        if node.op in ("kv_append", "paged_attention"):
+            return 3
         if node.op == "linear":
             weight = node.weight(1)
             if weight.dtype != INT4 or weight.blocks is None:
                 return 1
             return 3 if weight.blocks.product_dtype == "f8e4m3" else 2
-        has_kv_scales = bool(self.constants.kv_scales)
-        if node.op == "kv_append":
-            return 2 if has_kv_scales else 1
-        is_static = node.output.name in self.constants.inverses
-        return 2 if is_static or (node.op == "paged_attention" and has_kv_scales) else 1
+        return 2 if node.output.name in self.constants.inverses else 1
 
     def _inverse(self, node: Node) -> tuple[Tensor, ...]:
         inverse = self.constants.inverses.get(node.output.name)
@@ -140,7 +138,6 @@ class _Lowering:
             self.buffers[node.value(0)],
             self.constants.inv_freq,
             self._tensor(node, 1),
-            self._tensor(node, 2),
             *self._kv_scales(node),
         )
         return inputs, {
@@ -150,18 +147,24 @@ class _Lowering:
         }
 
     def _paged_attention(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
-        scales: tuple[Tensor | None, ...] = self._kv_scales(node)
-        if self._version(node) == 2:
-            scales = (*(scales or (None, None)), *(self._inverse(node) or (None,)))
-        return (self.buffers[node.value(0)], *scales), {
+        inputs = (
+            self.buffers[node.value(0)],
+            self.constants.inv_freq,
+            self._tensor(node, 2),
+            *self._kv_scales(node),
+            self.constants.inverses.get(node.output.name),
+        )
+        return inputs, {
             "layer": int(node.attributes["layer"]),
             "scale": float(self.config.head_dim**-0.5),
             "sliding_window": int(node.attributes["sliding_window"]),
+            "rope_scale": float(rope_scale(self.config.rope)),
+            "epsilon": float(node.attributes["epsilon"]),
         }
 
-    def _kv_scales(self, node: Node) -> tuple[Tensor, ...]:
+    def _kv_scales(self, node: Node) -> tuple[Tensor | None, ...]:
         scales = self.constants.kv_scales
-        return scales[int(node.attributes["layer"])] if scales else ()
+        return scales[int(node.attributes["layer"])] if scales else (None, None)
 
     def _silu_mul(self, node: Node) -> tuple[tuple[Operand, ...], dict[str, Attribute]]:
         return (self.buffers[node.value(0)], *self._inverse(node)), {}

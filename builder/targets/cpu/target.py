@@ -10,6 +10,7 @@ from enginery.builder.engine.program import Program
 from enginery.builder.memory_plan import Workspace
 from enginery.builder.network.network import Network
 from enginery.builder.network.passes.gather_early import gather_early
+from enginery.builder.network.passes.split_queries import split_queries
 from enginery.builder.network.verifier import verify
 from enginery.builder.options import BuildOptions
 from enginery.builder.sku import Sku
@@ -37,6 +38,7 @@ class CpuTarget:
             OptionError: the kernels do not take the share of a rank.
         """
         check_kernels_take(network, options)
+        network = verify(split_queries(network), after="split_queries")
         network = verify(gather_early(network), after="gather_early")
         constants = Constants(network, options)
         buffers, steps = lower_steps(network, constants)

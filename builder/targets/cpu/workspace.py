@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from enginery.builder.engine.program import PANEL, Buffer, Program, Step
-from enginery.builder.memory_plan import Workspace
+from enginery.builder.memory_plan import Workspace, value_row_bytes
 
 F32_BYTES = 4
 BF16_BYTES = 2
 
 
 def workspace(program: Program) -> Workspace:
-    """Returns what the executor adds to the program's values, and which of these it never stores.
+    """Returns what the executor adds to the program's values, and which of these add nothing.
 
-    What only one step needs shares memory with what other steps do. The scratch of threads, of
+    What only one step needs shares memory with what other steps do, and a value takes that of a
+    wider one which is there at other steps. The scratch of threads, of
     which only the machine that runs knows the number, is left out: about a megabyte each.
     """
     head_dim = program.attributes["head_dim"]
@@ -30,7 +31,32 @@ def workspace(program: Program) -> Workspace:
                 of_one_step.append(BF16_BYTES * following.outputs[0].columns)
     # Cosines and sines stand beside them, of each token half a head's.
     angles = F32_BYTES * head_dim
-    return Workspace(token_row_bytes=angles + max(of_one_step), unstored_values=frozenset(unstored))
+    return Workspace(
+        token_row_bytes=angles + max(of_one_step),
+        unstored_values=frozenset(unstored | _values_that_share(program, unstored)),
+    )
+
+
+def _values_that_share(program: Program, unstored: set[str]) -> set[str]:
+    """Names of values that are there only at steps where a wider one is not."""
+    lifetimes: dict[Buffer, tuple[int, int]] = {}
+    for position, step in enumerate(program.steps):
+        for operand in (*step.inputs, *step.outputs):
+            if isinstance(operand, Buffer) and operand.name not in unstored:
+                begin, _ = lifetimes.get(operand, (position, position))
+                lifetimes[operand] = begin, position
+    sharing: set[str] = set()
+    places: list[tuple[str, list[tuple[int, int]]]] = []  # for which rows, and when taken
+    for buffer in sorted(lifetimes, key=value_row_bytes, reverse=True):
+        begin, end = lifetimes[buffer]
+        for rows, taken in places:
+            if rows == buffer.rows and all(end < first or last < begin for first, last in taken):
+                taken.append((begin, end))
+                sharing.add(buffer.name)
+                break
+        else:
+            places.append((buffer.rows, [(begin, end)]))
+    return sharing
 
 
 def _runs_with_silu_mul(step: Step, following: Step) -> bool:

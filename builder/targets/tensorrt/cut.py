@@ -78,6 +78,9 @@ class _Cutter:
         self.has_kv_scales = options.kv_cache_dtype in CODE_KV_DTYPES
         self.roles = _roles(network)
         self.readers = _readers(network)
+        self.attentions = {
+            node.value(1).name: node for node in network.nodes if node.op == "paged_attention"
+        }
         self._values: dict[str, Value] = {}
         # A type's name is given when it is first met; equal types before naming are one.
         self._types: dict[SegmentType, SegmentType] = {}
@@ -127,9 +130,11 @@ class _Cutter:
 
     def _kv_append(self, node: Node) -> tuple[tuple[StepOperand, ...], dict[str, Attribute]]:
         layer = int(node.attributes["layer"])
+        # Its kernel rotates queries too, which the network leaves to attention.
+        q_norm, k_norm = self.attentions[node.output.name].inputs[2], node.inputs[1]
         norms = (
             self.constants.data(operand) if isinstance(operand, Weight) else None
-            for operand in node.inputs[1:3]
+            for operand in (q_norm, k_norm)
         )
         inputs = (self._input(node), self.constants.inv_freq(), *norms, *self._kv_scales(layer))
         return inputs, {

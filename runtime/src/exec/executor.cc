@@ -35,6 +35,19 @@ OpWork WorkOf(const CollectiveStep& collective) {
   return {collective.kind == CollectiveStep::Kind::kAllReduce ? "all_reduce" : "all_gather"};
 }
 
+// Adds a query to the last tile, where it follows there and has room, or as a tile of its own.
+void AddQuery(const QueryTile& query, int64_t tile_tokens, std::vector<QueryTile>& tiles) {
+  if (!tiles.empty()) {
+    QueryTile& last = tiles.back();
+    if (last.sequence == query.sequence && last.token + last.num_queries == query.token &&
+        last.num_queries < tile_tokens) {
+      ++last.num_queries;
+      return;
+    }
+  }
+  tiles.push_back(query);
+}
+
 void CheckLimit(std::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) {
     throw Error(ENGINERY_INVALID_ARGUMENT,
@@ -98,7 +111,10 @@ void Executor::Init(const enginery_limits& limits, uint64_t kv_cache_bytes,
     Rank& rank = ranks_[r];
     rank.workspace = Workspace(rank.plan.buffers, limits.max_num_tokens, limits.max_logit_rows);
     rank.kv = kv_cache_.rank(r);
-    rank.cu_tiles.reserve(static_cast<size_t>(limits.max_batch_size) + 1);
+    const int64_t num_tiles =
+        limits.max_batch_size + limits.max_num_tokens / QueryTileTokens(rank.plan.config);
+    rank.query_tiles.of_tokens.reserve(static_cast<size_t>(num_tiles));
+    rank.query_tiles.of_logits.reserve(static_cast<size_t>(limits.max_logit_rows));
     workspace_bytes += rank.workspace.bytes();
     scratch_bytes_ = std::max(scratch_bytes_, rank.plan.thread_scratch_bytes);
   }
@@ -121,12 +137,19 @@ void Executor::Init(const enginery_limits& limits, uint64_t kv_cache_bytes,
 }
 
 void Executor::PlanQueries(const BatchView& batch, Rank& rank) const {
-  const int64_t tokens_per_tile = QueryTileTokens(rank.plan.config);
-  rank.cu_tiles.assign(1, 0);
-  for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    const int64_t num_tokens = batch.cu_seqlens_q[s + 1] - batch.cu_seqlens_q[s];
-    const int64_t num_tiles = (num_tokens + tokens_per_tile - 1) / tokens_per_tile;
-    rank.cu_tiles.push_back(rank.cu_tiles.back() + static_cast<int32_t>(num_tiles));
+  const int64_t tile_tokens = QueryTileTokens(rank.plan.config);
+  auto& [of_tokens, of_logits] = rank.query_tiles;
+  of_tokens.clear();
+  of_logits.clear();
+  int32_t row = 0;  // of logits
+  for (int32_t s = 0; s < batch.num_sequences; ++s) {
+    for (int32_t token = batch.cu_seqlens_q[s]; token < batch.cu_seqlens_q[s + 1]; ++token) {
+      AddQuery({s, token, token, 1}, tile_tokens, of_tokens);
+      if (row < batch.num_logit_rows && batch.logit_rows[row] == token) {
+        AddQuery({s, row, token, 1}, tile_tokens, of_logits);
+        ++row;
+      }
+    }
   }
 }
 
@@ -150,14 +173,8 @@ void Executor::RunRanks(const BatchView& batch, Profiler::Step* profile) {
   contexts_.clear();
   for (Rank& rank : ranks_) {
     PlanQueries(batch, rank);
-    contexts_.push_back({kernels_,
-                         pool_,
-                         batch,
-                         rank.kv,
-                         {QueryTileTokens(rank.plan.config), rank.cu_tiles},
-                         rank.workspace.values(),
-                         scratch_.data(),
-                         scratch_bytes_});
+    contexts_.push_back({kernels_, pool_, batch, rank.kv, rank.query_tiles, rank.workspace.values(),
+                         scratch_.data(), scratch_bytes_});
     for (const RopeSpec& rope : rank.plan.ropes) {
       Run(profile, [&] { ComputeRope(rope, contexts_.back()); }, [] { return OpWork{"rope"}; });
     }

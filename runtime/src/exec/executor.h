@@ -39,7 +39,7 @@ class Executor {
     Plan plan;
     Workspace workspace;
     KvView kv;
-    std::vector<int32_t> cu_tiles;  // of the current step
+    QueryTiles query_tiles;  // of the current step
   };
 
   void CheckCollectives() const;

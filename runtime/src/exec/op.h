@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "engine/program.h"
 #include "exec/batch_view.h"
@@ -30,11 +31,20 @@ struct Matrix {
   }
 };
 
-// Queries of a step cut for attention: sequence s has the tiles [cu_tiles[s], cu_tiles[s + 1]) of
-// tokens_per_tile tokens.
+// Queries of attention that follow each other in one sequence.
+struct QueryTile {
+  int32_t sequence;
+  int32_t row;    // the first, in the value that has them
+  int32_t token;  // of the step, of the first
+  int32_t num_queries;
+};
+// The tiles of a step, by what a value has rows for.
 struct QueryTiles {
-  int64_t tokens_per_tile;
-  std::span<const int32_t> cu_tiles;  // [num_sequences + 1]
+  std::vector<QueryTile> of_tokens, of_logits;
+
+  const std::vector<QueryTile>& of(Rows rows) const {
+    return rows == Rows::kTokens ? of_tokens : of_logits;
+  }
 };
 
 // What an op sees of one rank while a step runs.
@@ -43,7 +53,7 @@ struct StepContext {
   ThreadPool& pool;
   const BatchView& batch;
   const KvView& kv;
-  QueryTiles query_tiles;
+  const QueryTiles& query_tiles;
   std::span<const Matrix> values;  // of the program, then those that ops asked for
   std::byte* scratch;              // scratch_bytes for each thread, aligned to 64 bytes
   int64_t scratch_bytes;

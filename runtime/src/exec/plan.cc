@@ -83,10 +83,8 @@ constexpr std::array kOps = {
     RegisteredOp{"linear", 1, PrepareLinear},
     RegisteredOp{"linear", 2, PrepareLinear},
     RegisteredOp{"linear", 3, PrepareLinear},
-    RegisteredOp{"kv_append", 1, PrepareKvAppend},
-    RegisteredOp{"kv_append", 2, PrepareKvAppend},
-    RegisteredOp{"paged_attention", 1, PreparePagedAttention},
-    RegisteredOp{"paged_attention", 2, PreparePagedAttention},
+    RegisteredOp{"kv_append", 3, PrepareKvAppend},
+    RegisteredOp{"paged_attention", 3, PreparePagedAttention},
     RegisteredOp{"silu_mul", 1, PrepareSiluMul},
     RegisteredOp{"silu_mul", 2, PrepareSiluMul},
     RegisteredOp{"scale_columns", 1, PrepareScaleColumns},
@@ -137,11 +135,10 @@ PlanBuilder::PlanBuilder(const Program& program, int64_t tp_size)
 }
 
 bool PlanBuilder::ExpectKvScales(const StepReader& step, size_t input) const {
-  const bool has_scales = step.step().version == 2 && step.has_input(input);
+  const bool has_scales = step.has_input(input);
   const bool is_quantized = kv_dtype() == DType::kI8 || kv_dtype() == DType::kF8E4M3;
-  if (has_scales != is_quantized || (has_scales && !step.has_input(input + 1))) {
-    step.ThrowInvalid(StrCat("scales of keys and values (version 2, inputs ", input, " and ",
-                             input + 1,
+  if (has_scales != is_quantized || has_scales != step.has_input(input + 1)) {
+    step.ThrowInvalid(StrCat("scales of keys and values (inputs ", input, " and ", input + 1,
                              ") are there with a KV cache of int8 or fp8 and with no other; "
                              "this one is ",
                              config().kv_cache_dtype));
@@ -175,7 +172,10 @@ size_t PlanBuilder::AddBuffer(Rows rows, DType dtype, int64_t columns) {
   return plan_.buffers.size() - 1;
 }
 
-size_t PlanBuilder::AddRope(const float* inv_freq, int64_t half_dim, float scale) {
+size_t PlanBuilder::AddRope(const StepReader& step, size_t inv_freq_input) {
+  const int64_t half_dim = config().head_dim / 2;
+  const float* inv_freq = step.f32_vector(inv_freq_input, half_dim);
+  const float scale = step.float_attribute("rope_scale", 0, 1e6);
   for (const RopeSpec& rope : plan_.ropes) {
     if (rope.inv_freq == inv_freq && rope.half_dim == half_dim && rope.scale == scale) {
       return rope.buffer;
@@ -251,7 +251,8 @@ size_t PlanBuilder::PrepareSteps(size_t index) {
   const PrepareFunction prepare = FindOp(step.step().op, step.step().version);
   if (prepare == nullptr) {
     step.ThrowUnsupported(StrCat("the cpu executor has no op ", Quoted(step.step().op),
-                                 " of version ", step.step().version));
+                                 " of version ", step.step().version,
+                                 "; build the engine with this version of enginery"));
   }
   if (FusesSiluMul(index)) {
     const StepReader silu_mul(program_, index + 1);

@@ -76,8 +76,9 @@ class PlanBuilder {
   int64_t query_tile_tokens() const;
   // A buffer for the step being prepared.
   size_t AddBuffer(Rows rows, DType dtype, int64_t columns);
-  // The buffer of cosines and sines for these angles.
-  size_t AddRope(const float* inv_freq, int64_t half_dim, float scale);
+  // The buffer of cosines and sines for the step's angles: of input `inv_freq_input`, times its
+  // attribute rope_scale.
+  size_t AddRope(const StepReader& step, size_t inv_freq_input);
   void RequireThreadScratch(int64_t bytes);
   // For ops that read what they write: throws ENGINERY_INVALID_PROGRAM when an earlier step has not
   // written it.

@@ -93,22 +93,43 @@ struct AttentionRows {
     const auto clear = [](void* begin, int64_t count, size_t size) ENGINERY_LAMBDA_INLINE {
       __builtin_memset(begin, 0, static_cast<size_t>(count) * size);
     };
-    clear(sums, rows * padded_dim, sizeof(float));
     clear(q, rows * q_pitch, sizeof(Element));
     clear(p, at_once * p_pitch, sizeof(Element));
-    for (int64_t r = 0; r < num_rows; ++r) {
-      const float* from =
-          args.q + r / args.group_size * args.q_pitch + r % args.group_size * args.head_dim;
-      Element* to = q + r * q_pitch;
-      ForEachPiece(args.head_dim, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
-        Operand::StoreRow(to + first, count, LoadFirst(from + first, count));
-      });
-    }
+    for (int64_t i = 0; i < args.num_queries; ++i) TakeQuery(args, i);
+    clear(sums, rows * padded_dim, sizeof(float));
   }
 
   float* scores_of(int64_t row) const { return scores + (row - first_row) * tile_tokens; }
   Element* p_of(int64_t row) const { return p + (row - first_row) * p_pitch; }
   float* sums_of(int64_t row) const { return sums + row * padded_dim; }
+
+ private:
+  // The heads of a query, normed and rotated, as operands. Norms go where sums will.
+  void TakeQuery(const AttentionArgs& args, int64_t query) {
+    const float* heads = args.q + query * args.q_pitch;
+    int64_t pitch = args.head_dim;
+    const int64_t row = query * args.group_size;
+    if (args.q_norm != nullptr) {
+      for (int64_t h = 0; h < args.group_size; ++h) {
+        RmsNormRow(heads + h * pitch, args.q_norm, args.head_dim, args.epsilon, sums_of(row + h));
+      }
+      heads = sums_of(row);
+      pitch = padded_dim;
+    }
+    const int64_t half = args.head_dim / 2;
+    const float* cos = args.rope + query * args.rope_pitch;
+    ForEachPiece(half, [&](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+      const F32 c = LoadFirst(cos + first, count);
+      const F32 s = LoadFirst(cos + half + first, count);
+      for (int64_t h = 0; h < args.group_size; ++h) {
+        const float* low = heads + h * pitch + first;
+        const Rotated head = Rotate(LoadFirst(low, count), LoadFirst(low + half, count), c, s);
+        Element* to = q + (row + h) * q_pitch + first;
+        Operand::StoreRow(to, count, head.low);
+        Operand::StoreRow(to + half, count, head.high);
+      }
+    });
+  }
 };
 
 // K or V of one block of a tile, as operands.

@@ -87,13 +87,18 @@ inline LinearArgs OfPanels(LinearArgs args, int64_t panel, int64_t panel_end, in
   return args;
 }
 
-// Causal attention of consecutive queries of one sequence over one KV head. Rows are (query, head
-// of the group). Elements of the cache stand together in groups of g (f32 1, all others 2): K of a
-// block is [KeyDim / g][tokens_per_block][g] and V [tokens_per_block / g][PaddedHeadDim(head_dim)]
-// [g], like packed weights. K past head_dim is zero. V past head_dim may be anything finite.
+// Causal attention of consecutive queries of one sequence over one KV head. Queries are normed
+// where there is a norm, and rotated. Rows are (query, head of the group). Elements of the cache
+// stand together in groups of g (f32 1, all others 2): K of a block is [KeyDim /
+// g][tokens_per_block][g] and V [tokens_per_block / g][PaddedHeadDim(head_dim)] [g], like packed
+// weights. K past head_dim is zero. V past head_dim may be anything finite.
 struct AttentionArgs {
-  const float* q;   // query 0, first head of the group; the group's heads follow each other
-  int64_t q_pitch;  // floats from query to query
+  const float* q;       // query 0, first head of the group; the group's heads follow each other
+  int64_t q_pitch;      // floats from query to query
+  const float* q_norm;  // [head_dim], the weight of an RMS norm, or null
+  float epsilon;        // of the norm
+  const float* rope;    // of query 0: head_dim / 2 cosines, then as many sines
+  int64_t rope_pitch;   // floats from query to query
   int64_t num_queries, group_size, head_dim;
   int64_t first_position;      // of query 0; query i stands at first_position + i
   int64_t sliding_window;      // 0: none

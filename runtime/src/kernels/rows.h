@@ -83,6 +83,14 @@ void MultiplyRow(const float* x, const float* factor, int64_t n, float* y) {
   });
 }
 
+// Pairs of one element each of a head's two halves, turned by an angle.
+struct Rotated {
+  F32 low, high;
+};
+ENGINERY_INLINE Rotated Rotate(F32 low, F32 high, F32 cos, F32 sin) {
+  return {Sub(Mul(low, cos), Mul(high, sin)), Add(Mul(high, cos), Mul(low, sin))};
+}
+
 void RopeHeads(float* x, int64_t num_heads, int64_t head_dim, const float* cos, const float* sin) {
   const int64_t half = head_dim / 2;
   // The angles of a piece serve all heads.
@@ -91,10 +99,9 @@ void RopeHeads(float* x, int64_t num_heads, int64_t head_dim, const float* cos, 
     const F32 s = LoadFirst(sin + first, count);
     for (int64_t h = 0; h < num_heads; ++h) {
       float* low = x + h * head_dim + first;
-      const F32 a = LoadFirst(low, count);
-      const F32 b = LoadFirst(low + half, count);
-      StoreFirst(low, count, Sub(Mul(a, c), Mul(b, s)));
-      StoreFirst(low + half, count, Add(Mul(b, c), Mul(a, s)));
+      const Rotated head = Rotate(LoadFirst(low, count), LoadFirst(low + half, count), c, s);
+      StoreFirst(low, count, head.low);
+      StoreFirst(low + half, count, head.high);
     }
   });
 }

@@ -57,7 +57,7 @@ def test_the_golden_engine_read_back() -> None:
     assert engine.attributes["architecture"] == "Qwen2ForCausalLM"
     assert engine.attributes["eos_token_ids"] == (315,)
     assert [step.op for step in engine.steps] == [
-        "embed", "rms_norm", "linear", "kv_append", "paged_attention", "gather_rows",
+        "embed", "rms_norm", "linear", "kv_append", "gather_rows", "linear", "paged_attention",
         "gather_rows", "linear", "rms_norm", "linear", "silu_mul", "linear", "rms_norm", "linear",
     ]  # fmt: skip
     embed, head = engine.steps[0], engine.steps[-1]
@@ -69,8 +69,8 @@ def test_the_golden_engine_in_int4_read_back() -> None:
     engine = read_engine(GOLDEN / "qwen2_w4a8_dynamic.engine")
     assert engine.attributes["qformat"] == "w4a8_dynamic"
     linears = [step for step in engine.steps if step.op == "linear"]
-    assert [step.version for step in linears] == [2, 2, 2, 2, 1]
-    down = [tensor for tensor in linears[3].inputs if isinstance(tensor, TensorRecord)]
+    assert [step.version for step in linears] == [2, 2, 2, 2, 2, 1]
+    down = [tensor for tensor in linears[4].inputs if isinstance(tensor, TensorRecord)]
     assert [(t.dtype, t.layout, t.shape) for t in down] == [
         ("i4", "n16k8", (24, 140)), ("f32", "rows", (24,)), ("i32", "rows", (24,)),
         ("i8", "n16k1", (24, 2)),
@@ -81,7 +81,7 @@ def test_the_golden_engine_in_int4_read_back() -> None:
     embedding, scale = engine.steps[0].inputs
     assert isinstance(embedding, TensorRecord) and isinstance(scale, TensorRecord)
     assert (embedding.dtype, embedding.layout) == ("i8", "rows")
-    head = linears[4].inputs[1]
+    head = linears[5].inputs[1]
     assert isinstance(head, TensorRecord) and (head.dtype, head.layout) == ("i8", "n16k4")
 
 

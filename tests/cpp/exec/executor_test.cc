@@ -278,8 +278,10 @@ TEST(rows_that_want_no_logits_may_leave_after_the_last_attention) {
         TestModelOptions options{.x = x,
                                  .weight = x,
                                  .kv = DType::kBF16,
+                                 .qk_norm = scales_columns,
                                  .tp_size = tp_size,
-                                 .scales_columns = scales_columns};
+                                 .scales_columns = scales_columns,
+                                 .group = scales_columns ? 8 : 0};
         std::vector<std::vector<float>> logits;
         for (const bool gathers_early : {false, true}) {
           options.gathers_early = gathers_early;
@@ -289,7 +291,7 @@ TEST(rows_that_want_no_logits_may_leave_after_the_last_attention) {
           begin.logit_rows = {};
           CHECK(harness.Step(begin).empty());
           BatchBuilder end({Chunk{first, 30, 40, {0, 1, 2}}, Chunk{second, 0, 9, {3}}}, 16);
-          end.logit_rows = {4, 9};
+          end.logit_rows = {2, 3, 9, 10, 18};  // the first sequence has 10 rows, the second 9
           logits.push_back(harness.Step(end));
         }
         CHECK(SameBits(logits[0], logits[1]));

@@ -119,6 +119,8 @@ TEST(unknown_ops_and_versions_are_unsupported) {
           [](Program& p) { Find(p, "silu_mul").op = "softcap"; });
   Refused(ENGINERY_UNSUPPORTED_OP, "no op \"linear\" of version 4",
           [](Program& p) { Find(p, "linear").version = 4; });
+  Refused(ENGINERY_UNSUPPORTED_OP, "no op \"kv_append\" of version 1",
+          [](Program& p) { Find(p, "kv_append").version = 1; });
   Refused(ENGINERY_UNSUPPORTED_OP, "attribute \"beta\" is not known",
           [](Program& p) { Find(p, "rms_norm").attributes["beta"] = 1.0; });
 }
@@ -166,6 +168,14 @@ TEST(shapes_must_agree) {
           [](Program& p) { Output(p, "gather_rows").rows = Rows::kTokens; });
   Refused(ENGINERY_INVALID_PROGRAM, "do not go together",
           [](Program& p) { Output(p, "rms_norm").rows = Rows::kLogits; });
+  for (const std::string_view op : {"kv_append", "paged_attention"}) {
+    Refused(ENGINERY_INVALID_PROGRAM, "46 columns; accepted: 180", [&](Program& p) {
+      Find(p, op).inputs[0] = Find(p, "embed").outputs[0];
+      if (op == "kv_append") Find(p, op).outputs = Find(p, "embed").outputs;
+    });
+  }
+  Refused(ENGINERY_INVALID_PROGRAM, "do not go together",
+          [](Program& p) { Output(p, "paged_attention").rows = Rows::kLogits; });
   Refused(ENGINERY_INVALID_PROGRAM, "in place",
           [](Program& p) { Find(p, "kv_append").outputs[0] = Find(p, "embed").outputs[0]; });
 }

@@ -104,15 +104,52 @@ struct Shape {
   int64_t group_size, window;
 };
 
+// Angles of whole quarters, by which rotation is exact; their cosines, then their sines.
+std::vector<float> QuarterTurns(int64_t length, int64_t half) {
+  std::vector<float> turns;
+  for (int64_t t = 0; t < length; ++t) {
+    for (const int64_t shift : {1, 0}) {
+      for (int64_t i = 0; i < half; ++i) {
+        constexpr float kSines[] = {0, 1, 0, -1};
+        turns.push_back(kSines[(t + 3 * i + shift) % 4]);
+      }
+    }
+  }
+  return turns;
+}
+
+// Heads `q` [length][group_size][dim] after their turns.
+std::vector<float> Turned(const std::vector<float>& q, const std::vector<float>& turns,
+                          int64_t group_size, int64_t dim) {
+  std::vector<float> turned(q.size());
+  for (int64_t row = 0; row < static_cast<int64_t>(q.size()) / dim; ++row) {
+    const int64_t token = row / group_size;
+    for (int64_t i = 0; i < dim / 2; ++i) {
+      const float cos = turns[static_cast<size_t>(token * dim + i)];
+      const float sin = turns[static_cast<size_t>(token * dim + dim / 2 + i)];
+      const auto low = static_cast<size_t>(row * dim + i);
+      const size_t high = low + static_cast<size_t>(dim / 2);
+      turned[low] = q[low] * cos - q[high] * sin;
+      turned[high] = q[high] * cos + q[low] * sin;
+    }
+  }
+  return turned;
+}
+
 template <class Format>
 std::vector<float> Run(const Kernels& kernels, const Cache<Format>& cache, const Shape& shape,
-                       const std::vector<float>& q, int64_t first, int64_t count) {
+                       const std::vector<float>& q, const std::vector<float>& turns, int64_t first,
+                       int64_t count) {
   const int64_t width = shape.group_size * cache.head_dim;
   std::vector<float> y(static_cast<size_t>(count * width));
   AlignedBytes scratch(4 * static_cast<size_t>(AttentionScratchFloats(
                                count * shape.group_size, cache.tokens_per_block, cache.head_dim)));
   AttentionArgs args = {.q = q.data() + first * width,
                         .q_pitch = width,
+                        .q_norm = nullptr,
+                        .epsilon = 0,
+                        .rope = turns.data() + first * cache.head_dim,
+                        .rope_pitch = cache.head_dim,
                         .num_queries = count,
                         .group_size = shape.group_size,
                         .head_dim = cache.head_dim,
@@ -175,14 +212,15 @@ void Check(int64_t head_dim, int64_t tokens_per_block, const Shape& shape, int64
     for (float& value : q) value = FromBf16(ToBf16(value));  // so that rounding it is exact
   }
   const int64_t width = shape.group_size * head_dim;
+  const auto turns = QuarterTurns(length, head_dim / 2);
   for (const Kernels* kernels : AvailableKernels()) {
-    const std::vector<float> whole = Run(*kernels, cache, shape, q, 0, length);
-    CheckAgainstDouble(cache, shape, q, whole);
+    const std::vector<float> whole = Run(*kernels, cache, shape, q, turns, 0, length);
+    CheckAgainstDouble(cache, shape, Turned(q, turns, shape.group_size, head_dim), whole);
     for (const int64_t chunk : {1, 2, 13, 32}) {
       std::vector<float> chunked;
       for (int64_t first = 0; first < length; first += chunk) {
         const int64_t count = std::min(chunk, length - first);
-        const auto part = Run(*kernels, cache, shape, q, first, count);
+        const auto part = Run(*kernels, cache, shape, q, turns, first, count);
         chunked.insert(chunked.end(), part.begin(), part.end());
       }
       REQUIRE_EQ(chunked.size(), static_cast<size_t>(length * width));

@@ -87,8 +87,9 @@ class EngineBuilder {
   }
 
   void AddStep(const std::string& op, std::vector<Operand> inputs, std::vector<Operand> outputs,
-               Attributes step_attributes = {}) {
-    steps_.push_back({op, std::move(inputs), std::move(outputs), std::move(step_attributes)});
+               Attributes step_attributes = {}, uint32_t version = 1) {
+    steps_.push_back(
+        {op, std::move(inputs), std::move(outputs), std::move(step_attributes), version});
   }
 
   // flags: 1 special, 2 unused.
@@ -133,6 +134,7 @@ class EngineBuilder {
     std::string op;
     std::vector<Operand> inputs, outputs;
     Attributes attributes;
+    uint32_t version;
   };
   struct Token {
     std::string bytes;
@@ -169,7 +171,7 @@ class EngineBuilder {
     uint32_t num_operands = 0;
     for (const Step& step : steps_) {
       AppendString(step_table, step.op);
-      Append<uint32_t>(step_table, 1);  // version
+      Append<uint32_t>(step_table, step.version);
       Append<uint32_t>(step_table, num_operands);
       Append<uint32_t>(step_table, static_cast<uint32_t>(step.inputs.size()));
       Append<uint32_t>(step_table, static_cast<uint32_t>(step.outputs.size()));

@@ -26,7 +26,7 @@ struct TestModelOptions {
   int64_t num_layers = 2;
   bool scales_columns = false;  // of what the output projection reads
   int64_t group = 0;            // the norms' sums in such groups feed qkv; 0: they do not
-  bool gathers_early = false;   // rows that want no logits leave after the last attention
+  bool gathers_early = false;   // rows that want no logits leave before the last layer's queries
 };
 
 class TestModel {
@@ -93,8 +93,10 @@ class TestModel {
     return {Operand::Kind::kValue, static_cast<uint32_t>(program.values.size() - 1)};
   }
   static void AddStep(Program& program, const std::string& op, std::vector<Operand> inputs,
-                      std::vector<Operand> outputs, Attributes attributes = {}) {
-    program.steps.push_back({op, 1, std::move(inputs), std::move(outputs), std::move(attributes)});
+                      std::vector<Operand> outputs, Attributes attributes = {},
+                      uint32_t version = 1) {
+    program.steps.push_back(
+        {op, version, std::move(inputs), std::move(outputs), std::move(attributes)});
   }
 
   void AddLinear(Program& program, Operand x, const Rows2d& w, Operand y, bool accumulate,
@@ -158,16 +160,13 @@ class TestModel {
   Operand AddLayer(Program& program, int64_t layer, int64_t rank, Operand hidden,
                    Operand inv_freq) {
     const int64_t tp = options_.tp_size;
-    const int64_t heads = kHeads / tp, kv_heads = kKvHeads / tp, width = kIntermediate / tp;
+    const int64_t heads = kHeads / tp, width = kIntermediate / tp;
     const auto seed = static_cast<uint32_t>(100 * (layer + 1));
     Rows rows = Rows::kTokens;
-    const auto value = [&](const char* name, DType dtype, int64_t columns) {
+    const auto value = [&](const std::string& name, DType dtype, int64_t columns) {
       return NewValue(program, name + std::to_string(layer), dtype, rows, columns);
     };
-    const Operand norm = value("norm", options_.x, kHidden);
-    const Operand qkv = value("qkv", DType::kF32, (heads + 2 * kv_heads) * kHeadDim);
-    const DType context_dtype = options_.scales_columns ? DType::kF32 : options_.x;
-    Operand context = value("context", context_dtype, heads * kHeadDim);
+    Operand norm = value("norm", options_.x, kHidden);
     AddStep(program, "rms_norm", {hidden, Norm(program, kHidden, seed)}, {norm},
             {{"epsilon", 1e-5}});
     const auto slice = [&](const Rows2d& w) {
@@ -177,50 +176,63 @@ class TestModel {
     Rows2d qkv_weight = slice(Weight(kHeads * kHeadDim, kHidden, seed + 1));
     Append(qkv_weight, slice(Weight(kKvHeads * kHeadDim, kHidden, seed + 2)));
     Append(qkv_weight, slice(Weight(kKvHeads * kHeadDim, kHidden, seed + 3)));
-    const Operand bias =
-        tp == 1 ? Vector(program, DType::kF32,
-                         RandomFloats(static_cast<int64_t>(qkv_weight.size()), seed + 4, 0.1f))
-                : kAbsent;
-    AddLinear(program, norm, qkv_weight, qkv, false, bias);
-    if (options_.group > 0) {
-      const int64_t num_groups = (kHidden + options_.group - 1) / options_.group;
-      const Operand sums = value("sums", DType::kF32, num_groups);
-      AddStep(program, "group_sums", {norm}, {sums}, {{"group", options_.group}});
-      const auto num_outputs = static_cast<int64_t>(qkv_weight.size());
-      AddLinear(program, sums, Weight(num_outputs, num_groups, seed + 12), qkv, true, kAbsent,
-                DType::kF32);
-    }
-    const Operand q_norm = options_.qk_norm ? Norm(program, kHeadDim, seed + 5) : kAbsent;
+    const auto qkv_columns = static_cast<int64_t>(qkv_weight.size());
+    const auto bias = RandomFloats(qkv_columns, seed + 4, 0.1f);
+    const int64_t num_groups = options_.group > 0 ? (kHidden - 1) / options_.group + 1 : 0;
+    // The columns [begin, end) of queries, keys and values.
+    const auto project = [&](const std::string& name, int64_t begin, int64_t end) {
+      const Operand y = value(name, DType::kF32, end - begin);
+      const std::vector<float> part(bias.begin() + begin, bias.begin() + end);
+      AddLinear(program, norm, RowSlice(qkv_weight, begin, end), y, false,
+                tp == 1 ? Vector(program, DType::kF32, part) : kAbsent);
+      if (num_groups > 0) {
+        const Operand sums = value(name + "_sums", DType::kF32, num_groups);
+        AddStep(program, "group_sums", {norm}, {sums}, {{"group", options_.group}});
+        const Rows2d weight = Weight(qkv_columns, num_groups, seed + 12);
+        AddLinear(program, sums, RowSlice(weight, begin, end), y, true, kAbsent, DType::kF32);
+      }
+      return y;
+    };
+    const bool gathers = options_.gathers_early && layer == options_.num_layers - 1;
+    const int64_t q_columns = heads * kHeadDim;
+    const Operand kv =
+        gathers ? project("kv", q_columns, qkv_columns) : project("qkv", 0, qkv_columns);
     const Operand k_norm = options_.qk_norm ? Norm(program, kHeadDim, seed + 6) : kAbsent;
-    AddStep(program, "kv_append", {qkv, inv_freq, q_norm, k_norm}, {qkv},
-            {{"layer", layer}, {"rope_scale", 1.0}, {"epsilon", 1e-6}});
-    AddStep(program, "paged_attention", {qkv}, {context},
-            {{"layer", layer},
-             {"scale", 1 / std::sqrt(static_cast<double>(kHeadDim))},
-             {"sliding_window", options_.sliding_window}});
-    Operand mlp_norm = norm;
-    if (options_.gathers_early && layer == options_.num_layers - 1) {
+    AddStep(program, "kv_append", {kv, inv_freq, k_norm, kAbsent, kAbsent}, {kv},
+            {{"layer", layer}, {"rope_scale", 1.0}, {"epsilon", 1e-6}}, 3);
+    Operand q = kv, mlp_norm = norm;
+    if (gathers) {
       rows = Rows::kLogits;
-      context = Gathered(program, context);
+      norm = Gathered(program, norm);
       hidden = Gathered(program, hidden);
+      q = project("q", 0, q_columns);
       mlp_norm = value("mlp_norm", options_.x, kHidden);
     }
+    const Operand q_norm = options_.qk_norm ? Norm(program, kHeadDim, seed + 5) : kAbsent;
+    const DType context_dtype = options_.scales_columns ? DType::kF32 : options_.x;
+    Operand context = value("context", context_dtype, q_columns);
+    AddStep(program, "paged_attention", {q, inv_freq, q_norm, kAbsent, kAbsent, kAbsent}, {context},
+            {{"layer", layer},
+             {"scale", 1 / std::sqrt(static_cast<double>(kHeadDim))},
+             {"sliding_window", options_.sliding_window},
+             {"rope_scale", 1.0},
+             {"epsilon", 1e-6}},
+            3);
     const Operand partial = value("partial", DType::kF32, kHidden);
     const Operand gate_up = value("gate_up", DType::kF32, 2 * width);
     const Operand act = value("act", options_.x, width);
-    const int64_t o_width = heads * kHeadDim;
     if (options_.scales_columns) {
       const auto factors = RandomFloats(kHeads * kHeadDim, seed + 13, 2.0f);
-      const auto first = factors.begin() + rank * o_width;
-      const Operand scaled = value("scaled", options_.x, o_width);
+      const auto first = factors.begin() + rank * q_columns;
+      const Operand scaled = value("scaled", options_.x, q_columns);
       const Operand factor =
-          Vector(program, DType::kF32, std::vector<float>(first, first + o_width));
+          Vector(program, DType::kF32, std::vector<float>(first, first + q_columns));
       AddStep(program, "scale_columns", {context, factor}, {scaled});
       context = scaled;
     }
     AddResidual(program, context,
-                ColumnSlice(Weight(kHidden, kHeads * kHeadDim, seed + 7), rank * o_width,
-                            (rank + 1) * o_width),
+                ColumnSlice(Weight(kHidden, kHeads * kHeadDim, seed + 7), rank * q_columns,
+                            (rank + 1) * q_columns),
                 hidden, partial);
     AddStep(program, "rms_norm", {hidden, Norm(program, kHidden, seed + 8)}, {mlp_norm},
             {{"epsilon", 1e-5}});

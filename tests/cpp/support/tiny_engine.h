@@ -103,11 +103,17 @@ class TinyEngine {
         {norm, PackedF32("layers.0.qkv", (kHeads + 2 * kKvHeads) * kHeadDim, kHidden), kAbsent,
          Rows("layers.0.qkv.bias", {(kHeads + 2 * kKvHeads) * kHeadDim}), kAbsent},
         {qkv}, {{"accumulate", int64_t{0}}});
-    builder_.AddStep("kv_append", {qkv, Rows("inv_freq", {kHeadDim / 2}), kAbsent, kAbsent}, {qkv},
-                     {{"epsilon", epsilon}, {"layer", int64_t{0}}, {"rope_scale", 1.0}});
-    builder_.AddStep(
-        "paged_attention", {qkv}, {context},
-        {{"layer", int64_t{0}}, {"scale", 0.35355339059327379}, {"sliding_window", int64_t{0}}});
+    const Operand inv_freq = Rows("inv_freq", {kHeadDim / 2});
+    builder_.AddStep("kv_append", {qkv, inv_freq, kAbsent, kAbsent, kAbsent}, {qkv},
+                     {{"epsilon", epsilon}, {"layer", int64_t{0}}, {"rope_scale", 1.0}}, 3);
+    builder_.AddStep("paged_attention", {qkv, inv_freq, kAbsent, kAbsent, kAbsent, kAbsent},
+                     {context},
+                     {{"epsilon", epsilon},
+                      {"layer", int64_t{0}},
+                      {"rope_scale", 1.0},
+                      {"scale", 0.35355339059327379},
+                      {"sliding_window", int64_t{0}}},
+                     3);
     builder_.AddStep(
         "linear",
         {context, PackedF32("layers.0.o", kHidden, kHeads * kHeadDim), kAbsent, kAbsent, kAbsent},

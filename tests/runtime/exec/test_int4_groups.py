@@ -42,5 +42,5 @@ def test_fp8_activations(tmp_path: Path) -> None:
     # Sums in another order push few activations to the next of 16 steps to a power of 2.
     (rank,) = check(engine, INT8)
     linears = [step for step in rank.steps if step.op == "linear"]
-    assert [step.version for step in linears] == [3] * 8 + [1]
-    assert all(step.inputs[2] is not None for step in linears[:8])
+    assert [step.version for step in linears] == [3] * 9 + [1]
+    assert all(step.inputs[2] is not None for step in linears[:9])

@@ -31,22 +31,24 @@ T* ValueAt(std::byte* values, int64_t offset, int64_t head_dim) {
 class KvAppend final : public Op {
  public:
   struct Config {
-    int64_t layer, num_heads, num_kv_heads, head_dim;
-    const float* q_norm;  // null: none
-    const float* k_norm;
+    int64_t layer, num_kv_heads, head_dim;
+    const float* k_norm;  // null: none
     float epsilon;
     float k_inverse_scale, v_inverse_scale;  // of codes
     size_t rope;                             // buffer
   };
-  KvAppend(const ValueOperand& qkv, const Config& config) : qkv_(qkv), config_(config) {}
+  KvAppend(const ValueOperand& kv, const Config& config)
+      : kv_(kv),
+        config_(config),
+        num_columns_(2 * config.num_kv_heads * config.head_dim),
+        first_column_(kv.columns - num_columns_) {}
 
   void Run(const StepContext& context) const override {
-    const Matrix& qkv = context.value(qkv_.index);
     const int64_t* slots = context.batch.slot_mapping;
     const auto body = [&](int64_t begin, int64_t end, int thread) {
       for (int64_t row = begin; row < end; ++row) {
-        FetchRow(qkv, row + 1, qkv_.columns * 4);
-        Rotate(context, row, qkv.row<float>(row));
+        FetchRow(context.value(kv_.index), row + 1, num_columns_ * 4, first_column_ * 4);
+        RotateKeys(context, row);
         WriteKeys(context, row, context.thread_scratch(thread));
       }
       // Tokens of a pair stand together in V: two at once where both are here.
@@ -57,7 +59,7 @@ class KvAppend final : public Op {
         row += is_pair ? 2 : 1;
       }
     };
-    ForEachRows(context, context.batch.num_tokens, qkv_.columns, body);
+    ForEachRows(context, context.batch.num_tokens, num_columns_, body);
   }
 
   OpWork Work(const StepContext& context) const override {
@@ -65,20 +67,16 @@ class KvAppend final : public Op {
   }
 
  private:
-  // Norms (where there are any) and rotates a token's queries and keys.
-  void Rotate(const StepContext& context, int64_t row, float* heads) const {
+  // Norms (where there is a norm) and rotates a token's keys.
+  void RotateKeys(const StepContext& context, int64_t row) const {
     const int64_t head_dim = config_.head_dim;
-    const auto norm = [&](float* first, int64_t num_heads, const float* weight) {
-      for (int64_t h = 0; weight != nullptr && h < num_heads; ++h) {
-        float* head = first + h * head_dim;
-        context.kernels.rms_norm_row(head, weight, head_dim, config_.epsilon, head);
-      }
-    };
-    norm(heads, config_.num_heads, config_.q_norm);
-    norm(heads + config_.num_heads * head_dim, config_.num_kv_heads, config_.k_norm);
+    float* keys = Keys(context, row);
+    for (int64_t h = 0; config_.k_norm != nullptr && h < config_.num_kv_heads; ++h) {
+      float* key = keys + h * head_dim;
+      context.kernels.rms_norm_row(key, config_.k_norm, head_dim, config_.epsilon, key);
+    }
     const float* cos = context.value(config_.rope).row<float>(row);
-    context.kernels.rope_heads(heads, config_.num_heads + config_.num_kv_heads, head_dim, cos,
-                               cos + head_dim / 2);
+    context.kernels.rope_heads(keys, config_.num_kv_heads, head_dim, cos, cos + head_dim / 2);
   }
 
   // K of a head in the block of a token; V is shape.k_bytes() further.
@@ -88,8 +86,8 @@ class KvAppend final : public Op {
            slot / shape.tokens_per_block * shape.head_bytes();
   }
   // A token's first key, of kv head 0; values follow the keys.
-  const float* Keys(const StepContext& context, int64_t row) const {
-    return context.value(qkv_.index).row<float>(row) + config_.num_heads * config_.head_dim;
+  float* Keys(const StepContext& context, int64_t row) const {
+    return context.value(kv_.index).row<float>(row) + first_column_;
   }
 
   void WriteKeys(const StepContext& context, int64_t row, float* scratch) const {
@@ -161,38 +159,37 @@ class KvAppend final : public Op {
     }
   }
 
-  const ValueOperand qkv_;
+  const ValueOperand kv_;
   const Config config_;
+  const int64_t num_columns_, first_column_;  // of keys and values, the last of a row
 };
 
 }  // namespace
 
 PreparedStep PrepareKvAppend(const StepReader& step, PlanBuilder& plan) {
-  step.Expect(step.step().version == 2 ? 6 : 4, 1, {"layer", "rope_scale", "epsilon"});
-  const bool has_scales = plan.ExpectKvScales(step, 4);
+  step.Expect(5, 1, {"layer", "rope_scale", "epsilon"});
+  const bool has_scales = plan.ExpectKvScales(step, 3);
   const ModelConfig& config = plan.config();
-  const ValueOperand qkv = step.input(0, {DType::kF32});
-  step.ExpectSame(qkv, step.output(0, {DType::kF32}));
-  step.ExpectColumns("input 0", qkv.columns,
-                     (config.num_heads + 2 * config.num_kv_heads) * config.head_dim);
-  if (qkv.rows != Rows::kTokens) step.ThrowInvalid("input 0 must be of tokens");
-  const int64_t half_dim = config.head_dim / 2;
+  const ValueOperand kv = step.input(0, {DType::kF32});
+  step.ExpectSame(kv, step.output(0, {DType::kF32}));
+  if (kv.columns != 2 * config.num_kv_heads * config.head_dim) {
+    step.ExpectColumns("input 0", kv.columns,
+                       (config.num_heads + 2 * config.num_kv_heads) * config.head_dim);
+  }
+  if (kv.rows != Rows::kTokens) step.ThrowInvalid("input 0 must be of tokens");
   KvAppend::Config prepared{};
   prepared.layer = step.int_attribute("layer", 0, config.num_layers - 1);
-  prepared.num_heads = config.num_heads;
   prepared.num_kv_heads = config.num_kv_heads;
   prepared.head_dim = config.head_dim;
-  prepared.q_norm = step.optional_f32_vector(2, config.head_dim);
-  prepared.k_norm = step.optional_f32_vector(3, config.head_dim);
+  prepared.k_norm = step.optional_f32_vector(2, config.head_dim);
   prepared.epsilon = step.float_attribute("epsilon", 0, 1);
   if (has_scales) {
-    prepared.k_inverse_scale = 1.0f / step.scale(4);
-    prepared.v_inverse_scale = 1.0f / step.scale(5);
+    prepared.k_inverse_scale = 1.0f / step.scale(3);
+    prepared.v_inverse_scale = 1.0f / step.scale(4);
   }
-  prepared.rope = plan.AddRope(step.f32_vector(1, half_dim), half_dim,
-                               step.float_attribute("rope_scale", 0, 1e6));
+  prepared.rope = plan.AddRope(step, 1);
   plan.RequireThreadScratch(config.head_dim * 2);
-  return std::make_unique<KvAppend>(qkv, prepared);
+  return std::make_unique<KvAppend>(kv, prepared);
 }
 
 }  // namespace enginery

@@ -25,11 +25,11 @@ void ForEachRows(const StepContext& context, int64_t num_rows, int64_t columns, 
   });
 }
 
-// Asks for a row that is read soon. Of a long step rows lie in the last cache, whose latency a
-// processor that sees each row begin anew does not hide.
-inline void FetchRow(const Matrix& matrix, int64_t row, int64_t bytes) {
+// Asks for bytes of a row that is read soon. Of a long step rows lie in the last cache, whose
+// latency a processor that sees each row begin anew does not hide.
+inline void FetchRow(const Matrix& matrix, int64_t row, int64_t bytes, int64_t offset = 0) {
   constexpr int64_t kLineBytes = 64;
-  const std::byte* begin = matrix.row<std::byte>(row);
+  const std::byte* begin = matrix.row<std::byte>(row) + offset;
   for (int64_t at = 0; at < bytes; at += kLineBytes) __builtin_prefetch(begin + at);
 }
 
