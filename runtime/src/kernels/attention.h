@@ -107,6 +107,9 @@ struct AttentionRows {
   // The heads of a query, normed and rotated, as operands. Norms go where sums will.
   void TakeQuery(const AttentionArgs& args, int64_t query) {
     const float* heads = args.q + query * args.q_pitch;
+    for (int64_t d = 0; d < args.group_size * args.head_dim; d += kLanes) {
+      __builtin_prefetch(heads + 2 * args.q_pitch + d);
+    }
     int64_t pitch = args.head_dim;
     const int64_t row = query * args.group_size;
     if (args.q_norm != nullptr) {
