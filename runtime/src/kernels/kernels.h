@@ -202,6 +202,9 @@ struct Kernels {
   // 128.
   void (*quantize_row)(const float* x, int64_t n, uint8_t* y, float* scale);
   void (*quantize_bf16_row)(const uint16_t* x, int64_t n, uint8_t* y, float* scale);
+  // rms_norm_row, then quantize_row, bit for bit.
+  void (*quantize_rms_norm_row)(const float* x, const float* weight, int64_t n, float epsilon,
+                                uint8_t* y, float* scale);
 };
 
 // The table for `isa`: auto (the best this machine has), amx, avx512, avx2, portable. Null when the

@@ -33,7 +33,8 @@ ENGINERY_INLINE void ForEachPiece(int64_t n, Body body) {
   if (i < n) body(i, n - i);
 }
 
-void RmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, float* y) {
+// What an RMS norm multiplies a row by.
+ENGINERY_INLINE F32 RmsScale(const float* x, int64_t n, float epsilon) {
   // Four partial sums hide the latency of the additions; which column goes to which is fixed.
   F32 sums[4] = {Set1(0.0f), Set1(0.0f), Set1(0.0f), Set1(0.0f)};
   int64_t i = 0;
@@ -49,7 +50,11 @@ void RmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, f
   }
   const float sum = ReduceAdd(Add(Add(sums[0], sums[1]), Add(sums[2], sums[3])));
   const float mean = sum / static_cast<float>(n);
-  const F32 scale = Set1(1.0f / __builtin_sqrtf(mean + epsilon));
+  return Set1(1.0f / __builtin_sqrtf(mean + epsilon));
+}
+
+void RmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, float* y) {
+  const F32 scale = RmsScale(x, n, epsilon);
   ForEachPiece(n, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
     const F32 v = Mul(LoadFirst(x + first, count), scale);
     StoreFirst(y + first, count, Mul(v, LoadFirst(weight + first, count)));
@@ -177,6 +182,15 @@ ENGINERY_INLINE void Quantize(int64_t n, uint8_t* y, float* scale, const Load& l
 void QuantizeRow(const float* x, int64_t n, uint8_t* y, float* scale) {
   Quantize(n, y, scale, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
     return LoadFirst(x + first, count);
+  });
+}
+
+void QuantizeRmsNormRow(const float* x, const float* weight, int64_t n, float epsilon, uint8_t* y,
+                        float* scale) {
+  const F32 rms_scale = RmsScale(x, n, epsilon);
+  Quantize(n, y, scale, [=](int64_t first, int64_t count) ENGINERY_LAMBDA_INLINE {
+    const F32 v = Mul(LoadFirst(x + first, count), rms_scale);
+    return Mul(v, LoadFirst(weight + first, count));
   });
 }
 

@@ -63,6 +63,7 @@ constexpr Kernels MakeKernels(const char* name) {
       .static_e4m3_row = StaticE4M3Row,
       .quantize_row = QuantizeRow,
       .quantize_bf16_row = QuantizeBf16Row,
+      .quantize_rms_norm_row = QuantizeRmsNormRow,
   };
 }
 

@@ -215,6 +215,25 @@ Quantized Quantize(const Kernels& kernels, const std::vector<float>& x) {
   return result;
 }
 
+TEST(a_quantised_rms_norm_is_the_one_after_the_other) {
+  for (const Kernels* kernels : AvailableKernels()) {
+    for (const int64_t n : kLengths) {
+      const auto x = RandomFloats(n, static_cast<uint32_t>(n), 3.0f);
+      const auto weight = RandomFloats(n, static_cast<uint32_t>(n) + 1);
+      std::vector<float> normed(x.size());
+      kernels->rms_norm_row(x.data(), weight.data(), n, 1e-5f, normed.data());
+      const Quantized expected = Quantize(*kernels, normed);
+      Quantized actual{std::vector<uint8_t>(x.size() + 1, 0xA5), 0.0f};
+      kernels->quantize_rms_norm_row(x.data(), weight.data(), n, 1e-5f, actual.q.data(),
+                                     &actual.scale);
+      CHECK_EQ(actual.scale, expected.scale);
+      CHECK_EQ(int{actual.q.back()}, 0xA5);  // nothing past the end
+      actual.q.pop_back();
+      CHECK(actual.q == expected.q);
+    }
+  }
+}
+
 TEST(a_nan_stays_one_as_an_operand_of_e4m3) {
   const float nan = std::nanf("");
   for (const Kernels* kernels : AvailableKernels()) {

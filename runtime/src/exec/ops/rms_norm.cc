@@ -16,6 +16,11 @@ class RmsNorm final : public Op {
     const Matrix& y = context.value(y_.index);
     ForEachRow(context, context.num_rows(x_.rows), x_.columns, [&](int64_t row, int thread) {
       FetchRow(x, row + 1, x_.columns * 4);
+      if (y_.dtype == DType::kI8 && inverse_scale_ == 0.0f) {
+        context.kernels.quantize_rms_norm_row(x.row<float>(row), weight_, x_.columns, epsilon_,
+                                              y.row<uint8_t>(row), &y.scales[row]);
+        return;
+      }
       float* normed = RowInF32(context, y, y_.dtype, row, thread);
       context.kernels.rms_norm_row(x.row<float>(row), weight_, x_.columns, epsilon_, normed);
       StoreRow(context, normed, y, y_.dtype, row, x_.columns, inverse_scale_);
