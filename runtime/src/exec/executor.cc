@@ -111,8 +111,9 @@ void Executor::Init(const enginery_limits& limits, uint64_t kv_cache_bytes,
     Rank& rank = ranks_[r];
     rank.workspace = Workspace(rank.plan.buffers, limits.max_num_tokens, limits.max_logit_rows);
     rank.kv = kv_cache_.rank(r);
-    const int64_t num_tiles =
-        limits.max_batch_size + limits.max_num_tokens / QueryTileTokens(rank.plan.config);
+    const int64_t num_tiles = std::min<int64_t>(
+        limits.max_num_tokens,
+        limits.max_batch_size + limits.max_num_tokens / QueryTileTokens(rank.plan.config));
     rank.query_tiles.of_tokens.reserve(static_cast<size_t>(num_tiles));
     rank.query_tiles.of_logits.reserve(static_cast<size_t>(limits.max_logit_rows));
     workspace_bytes += rank.workspace.bytes();
