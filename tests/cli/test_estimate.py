@@ -72,21 +72,22 @@ def test_what_does_not_fit_says_what_would(
     assert "sku: 'h20' is not known" in capsys.readouterr().err
 
 
-def write_scaled_checkpoint(folder: Path, options: dict[str, str]) -> Path:
+def write_scaled_checkpoint(folder: Path, options: dict[str, str], num_layers: int = 3) -> Path:
     model = write_tiny_checkpoint(
-        folder, "qwen2", num_layers=3, hidden_size=512, num_heads=8, intermediate_size=1536
+        folder, "qwen2", num_layers=num_layers, hidden_size=512, num_heads=8, intermediate_size=1536
     )
     return add_scales(model, options.get("qformat", "none"), options.get("kv_cache_dtype", "auto"))
 
 
+@pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("tp_size", [1, 2])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_an_engine_takes_what_was_estimated(
-    scheme: str, tp_size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str, tp_size: int, num_layers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = write_scaled_checkpoint(tmp_path / "model", SCHEMES[scheme])
+    model = write_scaled_checkpoint(tmp_path / "model", SCHEMES[scheme], num_layers)
     # Many tokens, so that the threads' scratch is little beside the workspace.
-    limits = {"max_num_tokens": 4096, "max_batch_size": 32, "tp_size": tp_size}
+    limits = {"max_num_tokens": 8192, "max_batch_size": 32, "tp_size": tp_size}
     options = SCHEMES[scheme] | {name: str(value) for name, value in limits.items()}
     flags: Sequence[str] = [x for name, value in options.items() for x in (f"--{name}", value)]
     plan = estimate(capsys, model, *flags)["cpu"]["memory_plan"]

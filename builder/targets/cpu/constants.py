@@ -73,13 +73,16 @@ class Constants:
         ]
         self._weights: dict[Weight, PackedWeight] = {}
         operands = _operands(network)
-        is_static = SCHEMES[options.qformat].has_input_scales
+        sharing: dict[Value, list[Weight]] = {}  # of static operands
+        if SCHEMES[options.qformat].has_input_scales:
+            for weight, x in operands.items():
+                sharing.setdefault(x, []).append(weight)
         for node in network.nodes:
-            for weight in node.inputs:
-                if isinstance(weight, Weight) and weight not in self._weights:
-                    x = operands.get(weight)
-                    sharing = [other for other, operand in operands.items() if operand == x]
-                    self._weights[weight] = _packed(weight, x, sharing if is_static else ())
+            for constant in node.inputs:
+                if isinstance(constant, Weight) and constant not in self._weights:
+                    operand = operands.get(constant)
+                    others = sharing.get(operand, []) if operand is not None else []
+                    self._weights[constant] = _packed(constant, operand, others)
         self.inverses = {
             x.name: packed.inverse
             for weight, x in operands.items()
@@ -147,7 +150,7 @@ def _packed(weight: Weight, x: Value | None, sharing: Sequence[Weight]) -> Packe
     """
     layout = "rows" if x is None else PACKED_LAYOUTS[weight.dtype]
     has_codes = weight.dtype in ("i8", "f8e4m3", INT4)
-    has_static_operand = bool(sharing) and has_codes and x is not None
+    has_static_operand = bool(sharing) and has_codes
 
     def tensor(name: str, dtype: str, layout: str = "rows", shape: tuple[int, ...] = ()) -> Tensor:
         return Tensor(f"{weight.name}.{name}", dtype, layout, shape or weight.shape[:1])

@@ -92,9 +92,10 @@ class _Lowering:
         return Step(node.op, inputs, outputs, attributes, self._version(node))
 
     def _version(self, node: Node) -> int:
-        """2 where the step takes scales besides, of groups or its output.
+        """Above 1 where the step takes scales besides, of groups or its output.
 
         Of linear layers with INT4 weights it says what codes become: 3 of E4M3, 2 of other dtypes.
+        Steps of attention have but one version, whose scales may be absent.
         """
         if node.op in ("kv_append", "paged_attention"):
             return 3

@@ -20,19 +20,20 @@ def workspace(program: Program) -> Workspace:
     head_dim = program.attributes["head_dim"]
     assert isinstance(head_dim, int)
     unstored: set[str] = set()
-    of_one_step = [0]
+    of_one_step = {"tokens": [0], "logits": [0]}
     for step, following in zip(program.steps, program.steps[1:], strict=False):
         (output,) = step.outputs
         if step.op == "paged_attention" and output.dtype != "f32":
-            of_one_step.append(F32_BYTES * output.columns)
+            of_one_step[output.rows].append(F32_BYTES * output.columns)
         if _runs_with_silu_mul(step, following):
             unstored.add(output.name)
             if following.outputs[0].dtype == "i8":
-                of_one_step.append(BF16_BYTES * following.outputs[0].columns)
+                of_one_step[output.rows].append(BF16_BYTES * following.outputs[0].columns)
     # Cosines and sines stand beside them, of each token half a head's.
     angles = F32_BYTES * head_dim
     return Workspace(
-        token_row_bytes=angles + max(of_one_step),
+        token_row_bytes=angles + max(of_one_step["tokens"]),
+        logit_row_bytes=max(of_one_step["logits"]),
         unstored_values=frozenset(unstored | _values_that_share(program, unstored)),
     )
 

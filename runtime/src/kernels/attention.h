@@ -107,6 +107,7 @@ struct AttentionRows {
   // The heads of a query, normed and rotated, as operands. Norms go where sums will.
   void TakeQuery(const AttentionArgs& args, int64_t query) {
     const float* heads = args.q + query * args.q_pitch;
+    // Of a long step queries lie in the last cache, and each one begins anew for a processor.
     for (int64_t d = 0; d < args.group_size * args.head_dim; d += kLanes) {
       __builtin_prefetch(heads + 2 * args.q_pitch + d);
     }
